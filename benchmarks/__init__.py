@@ -1,0 +1,1 @@
+"""The benchmarks: one module per question, run with ``python -m benchmarks NAME``."""

@@ -1,0 +1,40 @@
+"""Prune trained networks layer by layer, with a proof of optimality.
+
+The layer floor is three names: a :class:`Problem`, :func:`solve`, and the :class:`Solution` with
+its certificate. See the documentation for the mathematics and for how to choose a solver.
+"""
+
+from . import activations, exceptions, instances
+from .certificate import Certificate, certify
+from .exceptions import NettrimError
+from .problem import Problem
+from .solution import Solution
+from .solve import solve
+from .solvers import Progress, available_solvers
+from .status import Status
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Certificate",
+    "Factorisation",
+    "NettrimError",
+    "Problem",
+    "Progress",
+    "Solution",
+    "Status",
+    "activations",
+    "available_solvers",
+    "certify",
+    "exceptions",
+    "instances",
+    "solve",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name == "Factorisation":
+        from .solvers.factorisation import Factorisation
+
+        return Factorisation
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,420 @@
+r"""The judge: what any weights and any dual point prove about a problem.
+
+Everything here is recomputed in float64 from X, the box, the weights and the dual point; no
+solver's own word enters. For one output, with :math:`\sigma_K` the support function of the box,
+
+.. math::
+
+    \sigma_K(\theta) = \sum_{\theta_p > 0} u_p \theta_p + \sum_{\theta_p < 0} l_p \theta_p ,
+
+every :math:`\theta` with :math:`|x_i^T \theta| \le c_i` bounds the optimal value from below by
+
+- constrained: :math:`-\sigma_K(\theta) - \epsilon \|\theta\|` (the norm over the matched rows alone
+  when strict; over all outputs together when the radius is joint);
+- penalised: :math:`-\sigma_K(\theta) - \|\theta\|^2 / 2`, with :math:`\lambda c` for :math:`c`.
+
+A point that is not feasible is first made so (:func:`dual_terms`), at the cost of one product with
+:math:`X^T`. The judge works on blocks of outputs, so its own memory is small.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+from numpy.typing import NDArray
+
+from .problem import Problem
+
+Array = NDArray[np.float64]
+
+#: Radii below this fraction of dist(0, K) are judged as if they were this large, because float64
+#: cannot compute the distance itself any better. With tol_feas = 1e-6 that is 1e-12 of the targets.
+RADIUS_FLOOR = 1e-6
+
+#: Objectives below this fraction of the terms that cancel in the dual value are judged as if they
+#: were this large: beneath it the difference is rounding.
+OBJECTIVE_FLOOR = 1e-9
+
+#: A ray proves infeasibility when |x_i^T theta| <= RAY_RESIDUAL ||x_i|| ||theta||: then only
+#: weights about 1 / RAY_RESIDUAL times the natural scale could escape the proof.
+RAY_RESIDUAL = 1e-9
+
+#: Entries of a float64 working array per block of outputs (32 MB).
+BLOCK_ENTRIES = 4_000_000
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """What is proved about given weights: all numbers recomputed from the data in float64.
+
+    ``M`` is the number of outputs and ``G`` the number of radii: 1 when the radius is joint, else M.
+
+    Attributes
+    ----------
+    objectives : ndarray of shape (M,)
+        ``sum c |w_j|``, or ``lambda_ sum c |w_j| + dist^2 / 2`` when penalised.
+    bounds : ndarray of shape (G,)
+        Lower bound on the optimal value; 0 when no dual point was given.
+    gaps : ndarray of shape (G,)
+        ``(objective - bound) / objective``: the largest fraction by which any weights can be better.
+        Zero weights that are optimal have gap 0; a negative gap belongs to infeasible weights.
+    violations : ndarray of shape (G,)
+        ``dist / epsilon - 1`` where positive (strict: also the norm of the hard rows' excess over
+        epsilon); 0 when kept, and for the pooled penalised form.
+    distances : ndarray of shape (M,)
+        ``dist(X w_j + b_j, K)`` over all rows.
+    activation_errors : ndarray of shape (M,) or None
+        ``||f(X w_j + b_j) - y_j||``; None for a problem given by its box.
+    nnz : ndarray of shape (M,)
+        Nonzero weights per output.
+    epsilons : ndarray of shape (G,) or None
+        The radii, None when penalised.
+    """
+
+    objectives: Array
+    bounds: Array
+    gaps: Array
+    violations: Array
+    distances: Array
+    activation_errors: Array | None
+    nnz: NDArray[np.int64]
+    epsilons: Array | None
+
+    @property
+    def objective(self) -> float:
+        """Objective of the whole layer."""
+        return float(self.objectives.sum())
+
+    @property
+    def bound(self) -> float:
+        """Lower bound on the optimal value of the whole layer."""
+        return float(self.bounds.sum())
+
+    @property
+    def gap(self) -> float:
+        """Largest gap of any radius."""
+        return float(self.gaps.max())
+
+    @property
+    def violation(self) -> float:
+        """Largest violation of any radius."""
+        return float(self.violations.max())
+
+    @property
+    def distance(self) -> float:
+        """Frobenius distance of the layer's pre-activations to the box."""
+        return float(np.linalg.norm(self.distances))
+
+    @property
+    def activation_error(self) -> float | None:
+        """Frobenius error of the layer's activations."""
+        if self.activation_errors is None:
+            return None
+        return float(np.linalg.norm(self.activation_errors))
+
+    def feasible(self, tol_feas: float) -> NDArray[np.bool_]:
+        """Return which radii are kept, shape (G,)."""
+        return self.violations <= tol_feas
+
+    def proved(self, tol_gap: float, tol_feas: float) -> NDArray[np.bool_]:
+        """Return which radii have proved-optimal weights, shape (G,)."""
+        return self.feasible(tol_feas) & (np.abs(self.gaps) <= tol_gap)
+
+
+@dataclass(frozen=True)
+class DualTerms:
+    """Terms of the dual value of some outputs, after their dual points were made feasible.
+
+    ``support`` is sigma_K(theta), ``norm`` the norm that meets epsilon (strict: over matched rows),
+    and ``ratio`` is ``max_i |x_i^T theta| / c_i`` (lambda_ c when penalised); shape (m,) each.
+    """
+
+    support: Array
+    norm: Array
+    ratio: Array
+
+
+def certify(problem: Problem, W: Any, b: Any = None, theta: Any = None) -> Certificate:
+    """Judge weights, and the dual point that is to prove them optimal.
+
+    Parameters
+    ----------
+    problem : Problem
+        With ``epsilon``, ``tolerance`` or ``lambda_``.
+    W : ndarray of shape (n_inputs, n_outputs)
+    b : ndarray of shape (n_outputs,), optional
+        Intercept; zeros when omitted.
+    theta : ndarray of shape (n_samples, n_outputs), optional
+        Any dual point; the bound is 0 without one.
+
+    Returns
+    -------
+    Certificate
+
+    Notes
+    -----
+    Two products with X of ``2 n_samples n_inputs n_outputs`` flops, in blocks of outputs.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> problem = Problem(np.eye(2), np.array([[3.0], [0.0]]), epsilon=1.0, intercept=False)
+    >>> judged = certify(problem, np.array([[2.0], [0.0]]), theta=np.array([[-1.0], [0.0]]))
+    >>> judged.objective, judged.bound, judged.gap, judged.violation
+    (2.0, 2.0, 0.0, 0.0)
+    """
+    n_outputs = problem.n_outputs
+    W = np.asarray(W)
+    distances, matched, hard = (np.empty(n_outputs) for _ in range(3))
+    errors = None if problem.activation is None else np.empty(n_outputs)
+    parts = []
+    for columns in output_blocks(problem):
+        lower, upper = problem.box(columns)
+        Z = forward(problem.X, W[:, columns], None if b is None else b[columns])
+        E = Z - np.clip(Z, lower, upper)
+        distances[columns] = np.linalg.norm(E, axis=0)
+        if problem.strict:
+            fixed = lower == upper
+            matched[columns] = np.linalg.norm(np.where(fixed, E, 0.0), axis=0)
+            hard[columns] = np.linalg.norm(np.where(fixed, 0.0, E), axis=0)
+        if errors is not None:
+            assert problem.activation is not None and problem.Y is not None
+            difference = problem.activation.select(columns)(Z) - problem.Y[:, columns]
+            errors[columns] = np.linalg.norm(difference, axis=0)
+        if theta is not None:
+            parts.append(dual_terms(problem, theta[:, columns], columns, (lower, upper)))
+    if not problem.strict:
+        matched, hard = distances, np.zeros(n_outputs)
+    objectives = np.sum(problem.penalty() * np.abs(W), axis=0, dtype=np.float64)
+    if problem.penalised:
+        objectives = problem.lambda_ * objectives + 0.5 * matched**2
+    terms = _concatenate(parts) if parts else None
+    bounds, floors = dual_bounds(problem, terms)
+    if problem.penalised:
+        # A distance that is zero but for rounding leaves nothing to compare a bound with.
+        floors = np.maximum(floors, 0.5 * (RADIUS_FLOOR * problem.target_norms) ** 2)
+    groups = np.array([objectives.sum()]) if problem.joint else objectives
+    scale = np.maximum(np.maximum(groups, bounds), floors)
+    gaps = np.divide(groups - bounds, scale, out=np.zeros_like(groups), where=scale > 0)
+    return Certificate(
+        objectives=objectives,
+        bounds=bounds,
+        gaps=gaps,
+        violations=_violations(problem, matched, hard),
+        distances=distances,
+        activation_errors=errors,
+        nnz=np.count_nonzero(W, axis=0),
+        epsilons=None if problem.penalised else np.atleast_1d(problem.epsilon),
+    )
+
+
+def dual_terms(
+    problem: Problem,
+    theta: Array,
+    columns: Any = slice(None),
+    box: tuple[Array, Array] | None = None,
+) -> DualTerms:
+    """Make the dual points of some outputs feasible but for scale, and return their terms.
+
+    Forbidden signs are set to zero (theta <= 0 where upper is infinite, >= 0 where lower is), and
+    ``x_i^T theta = 0`` is restored for every unpenalised column, the intercept first of all.
+
+    Parameters
+    ----------
+    problem : Problem
+    theta : ndarray of shape (n_samples, m)
+        Not modified.
+    columns : slice or index array of m outputs
+    box : pair of ndarray (n_samples, m), optional
+        The box of these outputs, when at hand.
+    """
+    lower, upper = problem.box(columns) if box is None else box
+    theta = _legal(theta, lower, upper)
+    penalty = np.broadcast_to(problem.penalty(columns), (problem.n_inputs, theta.shape[1]))
+    _restore_unpenalised(problem, theta, lower, upper, penalty)
+    slopes = np.abs(adjoint(problem.X, theta))
+    limit = penalty
+    if problem.penalised:
+        limit = penalty * np.broadcast_to(problem.lambda_, problem.n_outputs)[columns]  # type: ignore[arg-type]
+    ratio = np.divide(slopes, limit, out=np.zeros_like(slopes), where=limit > 0).max(axis=0)
+    ball = np.where(lower == upper, theta, 0.0) if problem.strict else theta
+    norm = np.linalg.norm(ball, axis=0)
+    return DualTerms(_support(theta, lower, upper), norm, ratio)
+
+
+def dual_bounds(problem: Problem, terms: DualTerms | None) -> tuple[Array, Array]:
+    """Return the best lower bounds along the rays of the dual points, and their rounding floors.
+
+    Both have shape (G,). theta = 0 is feasible, so no bound is below 0.
+    """
+    if terms is None:
+        n_groups = 1 if problem.joint else problem.n_outputs
+        return np.zeros(n_groups), np.zeros(n_groups)
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        if problem.penalised:
+            scale = np.where(terms.norm > 0, -terms.support / terms.norm**2, np.inf)
+            scale = np.minimum(np.maximum(scale, 0.0), 1.0 / terms.ratio)
+            scale = np.where(np.isfinite(scale), scale, 1.0)
+            values = -scale * terms.support - 0.5 * (scale * terms.norm) ** 2
+            floors = np.abs(scale * terms.support)
+        else:
+            epsilon: Any = problem.epsilon
+            support, norm, largest = terms.support, terms.norm, terms.ratio
+            if problem.joint:
+                shrink = 1.0 / np.maximum(1.0, terms.ratio)
+                support = np.array([np.sum(shrink * support)])
+                norm = np.array([np.linalg.norm(shrink * norm)])
+                largest = np.array([np.max(shrink * terms.ratio)])
+            scale = np.where(largest > 0, 1.0 / largest, 1.0)
+            values = scale * (-support - epsilon * norm)
+            floors = scale * (np.abs(support) + epsilon * norm)
+    return np.maximum(values, 0.0), OBJECTIVE_FLOOR * floors
+
+
+def least_radius(problem: Problem, theta: Array) -> Array:
+    """Return a proved lower bound on the reachable radius from an infeasibility ray, shape (G,).
+
+    With ``X^T theta = 0`` every W has ``dist(X W, K) >= -sigma_K(theta) / ||theta||`` (strict: the
+    norm over matched rows, infinite when that is zero: the hard rows alone contradict each other).
+    Outputs whose theta is no ray (see ``RAY_RESIDUAL``) contribute 0.
+
+    Parameters
+    ----------
+    theta : ndarray of shape (n_samples, n_outputs)
+    """
+    column_norms = np.sqrt(_squared_column_norms(problem.X))[:, None]
+    support, norm = np.zeros(problem.n_outputs), np.zeros(problem.n_outputs)
+    for columns in output_blocks(problem):
+        lower, upper = problem.box(columns)
+        ray = _legal(theta[:, columns], lower, upper)
+        length = np.linalg.norm(ray, axis=0)
+        is_ray = np.all(np.abs(adjoint(problem.X, ray)) <= RAY_RESIDUAL * column_norms * length, 0)
+        if problem.intercept:
+            limit = RAY_RESIDUAL * np.sqrt(problem.n_samples) * length
+            is_ray &= np.abs(ray.sum(axis=0)) <= limit
+        ball = np.linalg.norm(np.where(lower == upper, ray, 0.0), axis=0) if problem.strict else length
+        support[columns] = np.where(is_ray, -_support(ray, lower, upper), 0.0)
+        # Norms at rounding level are zero: the proof then rests on the hard rows alone.
+        norm[columns] = np.where(is_ray & (ball > RAY_RESIDUAL * length), ball, 0.0)
+    support = np.where(support > 0, support, 0.0)
+    norm = np.where(support > 0, norm, 0.0)
+    if problem.joint:
+        if np.any((support > 0) & (norm == 0)):
+            return np.array([np.inf])
+        support, norm = np.array([support.sum()]), np.array([np.linalg.norm(norm)])
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(support > 0, support / norm, 0.0)
+
+
+def output_blocks(problem: Problem) -> Iterator[slice]:
+    """Yield slices over the outputs whose float64 arrays stay near ``BLOCK_ENTRIES`` entries."""
+    width = max(1, BLOCK_ENTRIES // problem.n_samples)
+    for start in range(0, problem.n_outputs, width):
+        yield slice(start, min(start + width, problem.n_outputs))
+
+
+def forward(X: Any, W: Any, b: Any = None) -> Array:
+    """Return ``X @ W + b`` in float64, without a float64 copy of X."""
+    Z = np.empty((X.shape[0], W.shape[1]))
+    W = np.asarray(W, dtype=np.float64)
+    for rows in _row_blocks(X):
+        Z[rows] = X[rows].astype(np.float64, copy=False) @ W
+    return Z if b is None else np.add(Z, b, out=Z)
+
+
+def adjoint(X: Any, theta: Array) -> Array:
+    """Return ``X.T @ theta`` in float64, without a float64 copy of X."""
+    result = np.zeros((X.shape[1], theta.shape[1]))
+    for rows in _row_blocks(X):
+        result += X[rows].astype(np.float64, copy=False).T @ theta[rows]
+    return result
+
+
+def _row_blocks(X: Any) -> Iterator[slice]:
+    """One block for float64 (no cast needed), blocks of BLOCK_ENTRIES entries for float32."""
+    height = X.shape[0]
+    if X.dtype != np.float64:
+        height = max(1, BLOCK_ENTRIES // X.shape[1])
+    for start in range(0, X.shape[0], height):
+        yield slice(start, start + height)
+
+
+def _squared_column_norms(X: Any) -> Array:
+    if sp.issparse(X):
+        return np.asarray(X.astype(np.float64).power(2).sum(axis=0)).ravel()
+    return np.einsum("ij,ij->j", X, X, dtype=np.float64)
+
+
+def _violations(problem: Problem, matched: Array, hard: Array) -> Array:
+    norms = problem.target_norms
+    if problem.joint:
+        matched, hard, norms = (np.array([np.linalg.norm(v)]) for v in (matched, hard, norms))
+    if problem.penalised:
+        excess, scale = hard, norms
+    else:
+        epsilon: Any = problem.epsilon
+        scale = np.maximum(epsilon, RADIUS_FLOOR * norms)
+        excess = np.maximum(np.maximum(matched - epsilon, 0.0), hard)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(excess > 0, excess / scale, 0.0)
+
+
+def _legal(theta: Any, lower: Array, upper: Array) -> Array:
+    """Return a float64 copy of theta without entries of a forbidden sign, or not finite."""
+    theta = np.array(theta, dtype=np.float64)
+    theta[~np.isfinite(theta)] = 0.0
+    theta[((theta > 0) & (upper == np.inf)) | ((theta < 0) & (lower == -np.inf))] = 0.0
+    return theta
+
+
+def _support(theta: Array, lower: Array, upper: Array) -> Array:
+    """Return sigma_K of every column of a legal theta (an infinite end only meets zeros)."""
+    ends = np.where(theta > 0, upper, lower)
+    products = np.multiply(ends, theta, out=np.zeros_like(theta), where=theta != 0)
+    return products.sum(axis=0)
+
+
+def _restore_unpenalised(
+    problem: Problem, theta: Array, lower: Array, upper: Array, penalty: Array
+) -> None:
+    """Change theta, in place, so that it is orthogonal to every unpenalised column."""
+    free = np.isfinite(lower) & np.isfinite(upper)
+    if problem.intercept:
+        count = free.sum(axis=0)
+        mean = theta.sum(axis=0) / np.maximum(count, 1)
+        theta -= np.where(free, mean, 0.0)
+        _balance(theta[:, count == 0], theta, count == 0)
+    for j in np.flatnonzero((penalty == 0).any(axis=0)):
+        X_free = problem.X[:, np.flatnonzero(penalty[:, j] == 0)]
+        columns = np.asarray(X_free.toarray() if sp.issparse(X_free) else X_free, dtype=np.float64)
+        if problem.intercept:
+            columns = np.column_stack([columns, np.ones(problem.n_samples)])
+        rows = free[:, j]
+        # The least change of theta on the rows of free sign, and none elsewhere.
+        change = np.linalg.lstsq(columns[rows].T, columns.T @ theta[:, j], rcond=None)[0]
+        theta[rows, j] -= change
+        size = np.linalg.norm(columns, axis=0) * np.linalg.norm(theta[:, j])
+        if np.any(np.abs(columns.T @ theta[:, j]) > RAY_RESIDUAL * size):
+            theta[:, j] = 0.0
+
+
+def _balance(selected: Array, theta: Array, which: NDArray[np.bool_]) -> None:
+    """Without rows of free sign, shrink the heavier sign until the column sums to zero."""
+    if not which.any():
+        return
+    positive = np.sum(np.maximum(selected, 0.0), axis=0)
+    negative = np.sum(np.maximum(-selected, 0.0), axis=0)
+    lighter = np.minimum(positive, negative)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        up = np.where(positive > 0, lighter / positive, 0.0)
+        down = np.where(negative > 0, lighter / negative, 0.0)
+    theta[:, which] = np.where(selected > 0, up * selected, down * selected)
+
+
+def _concatenate(parts: list[DualTerms]) -> DualTerms:
+    names = ("support", "norm", "ratio")
+    return DualTerms(*(np.concatenate([getattr(p, name) for p in parts]) for name in names))

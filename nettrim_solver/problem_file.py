@@ -1,0 +1,131 @@
+"""Problems on disk: one ``.npz`` file of plain arrays, written atomically, never pickled.
+
+The file holds the constructor's arguments under their own names; a sparse X as ``X_data``,
+``X_indices``, ``X_indptr``, ``X_shape`` (CSR); text and flags in one JSON string, ``settings``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import scipy.sparse as sp
+
+from .activations import ACTIVATIONS
+from .exceptions import ProblemError, ProblemFileError
+
+if TYPE_CHECKING:
+    from .problem import Problem
+
+FORMAT = "nettrim_solver.problem/1"
+ARRAYS = ("X", "Y", "W", "b", "Z", "lower", "upper", "weights", "epsilon", "lambda_", "tolerance")
+TEXTS = ("radius", "formulation", "intercept")
+
+
+def save_arrays(path: str | os.PathLike[str], arrays: dict[str, Any]) -> None:
+    """Write named arrays to an ``.npz`` file under exactly this name, all or nothing.
+
+    Raises
+    ------
+    OSError
+        If the folder is missing or not writable; an existing file is then left as it was.
+    """
+    target = Path(path)
+    handle, temporary = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent or ".")
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            np.savez(stream, **arrays)
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, target)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def save_problem(problem: Problem, path: str | os.PathLike[str]) -> None:
+    """Write a problem to an ``.npz`` file (see the module's docstring), atomically."""
+    arguments = problem._arguments()
+    if problem.activation is not None and type(problem.activation) not in ACTIVATIONS.values():
+        raise ProblemError(
+            f"activation must be one of {sorted(ACTIVATIONS)} to be saved, "
+            f"but was {problem.activation!r}"
+        )
+    settings: dict[str, Any] = {"format": FORMAT} | {name: arguments[name] for name in TEXTS}
+    if problem.activation is not None:
+        settings["activation"] = problem.activation.name
+        settings["activation_parameters"] = problem.activation.parameters()
+    arrays = {name: arguments[name] for name in ARRAYS if arguments[name] is not None}
+    if sp.issparse(problem.X):
+        X = arrays.pop("X")
+        arrays |= {"X_data": X.data, "X_indices": X.indices, "X_indptr": X.indptr}
+        arrays["X_shape"] = np.array(X.shape)
+    arrays["settings"] = np.array(json.dumps(settings))
+    save_arrays(path, arrays)
+
+
+def load_problem(path: str | os.PathLike[str]) -> Problem:
+    """Read a problem from an ``.npz`` file.
+
+    Raises
+    ------
+    ProblemFileError
+        If the file is missing, truncated, pickled, or not such a file.
+    ProblemError
+        If its arrays do not make a valid problem.
+    """
+    from .problem import Problem
+
+    try:
+        arrays = _read_arrays(path)
+        settings = json.loads(str(arrays.pop("settings")[()]))
+        if settings.pop("format") != FORMAT:
+            raise ProblemFileError(f"{path} is not of the format {FORMAT!r}")
+        arguments: dict[str, Any] = {name: settings[name] for name in TEXTS}
+        if "activation" in settings:
+            activation = ACTIVATIONS[settings["activation"]]
+            arguments["activation"] = activation(**settings["activation_parameters"])
+        if "X_data" in arrays:
+            parts = [arrays.pop(f"X_{part}") for part in ("data", "indices", "indptr")]
+            arguments["X"] = sp.csr_array(tuple(parts), shape=tuple(arrays.pop("X_shape")))
+            arguments["X"].check_format()
+        scalars = {k: float(v) for k, v in arrays.items() if v.ndim == 0 and k in ARRAYS}
+        arguments |= {k: arrays[k] for k in ARRAYS if k in arrays} | scalars
+        if "X" not in arguments:
+            raise ProblemFileError(f"{path} holds no X")
+    except FileNotFoundError:
+        raise ProblemFileError(f"there is no file {path}") from None
+    except ProblemError:
+        raise
+    except Exception as error:
+        # A damaged archive makes zipfile, the decompressors and numpy's header parser raise nearly
+        # anything: RuntimeError, MemoryError, tokenize and lzma errors, and more.
+        raise ProblemFileError(
+            f"{path} is not a problem written by nettrim_solver (pickles are refused): {error}"
+        ) from None
+    return Problem(**arguments)
+
+
+def _read_arrays(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Read all arrays of an archive whose checksums are right."""
+    # Opened here, because np.load leaves the file open when it is no archive.
+    with open(path, "rb") as stream:
+        if stream.read(2) != b"PK":
+            raise ProblemFileError(f"{path} is not an .npz archive (pickles are refused)")
+        stream.seek(0)
+        with np.load(stream, allow_pickle=False) as file:
+            # numpy reads as many bytes as a header asks for, so a damaged header that asks for
+            # fewer than there are would pass without a look at the checksum.
+            damaged = file.zip.testzip()
+            if damaged is not None:
+                raise ProblemFileError(f"{path} is damaged: the checksum of {damaged!r} is wrong")
+            return {name: file[name] for name in file.files}
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

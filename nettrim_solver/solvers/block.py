@@ -1,0 +1,250 @@
+r"""The state of one block of outputs in the ADMM, and its steps.
+
+Written as Douglas-Rachford splitting on the graph :math:`\{Z = \tilde X V + \beta\}`, with one state
+array per block, an over-relaxation :math:`\alpha` and one :math:`\rho` per output:
+
+.. math::
+
+    (V_2, Z_2) = \text{projection of } (S_v, S_z) \text{ onto the graph}, \quad
+    Q = 2 (V_2, Z_2) - S, \\
+    V_1 = \text{soft}(Q_v, c / (\rho \kappa)), \quad
+    Z_1 = \text{projection of } Q_z \text{ onto the radius}, \\
+    S \leftarrow S + \alpha ((V_1, Z_1) - (V_2, Z_2)), \quad \theta = \rho (Q_z - Z_1) .
+
+:math:`V_1` has exact zeros and is the answer; :math:`\theta` is a dual point with legal signs.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import Executor
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import kernels
+from .factorisation import Factorisation
+
+Array = NDArray[np.float64]
+
+
+class Block:
+    """Outputs that iterate together.
+
+    Parameters
+    ----------
+    factorisation : Factorisation
+    lower, upper : ndarray of shape (m, P)
+        The box, float64; kept in `dtype`.
+    penalty : ndarray of shape (m, N)
+        l1 weights in scaled coordinates.
+    epsilon : ndarray of shape (m,) or float
+        Radius per output, one joint radius (a float), or None.
+    lambda_ : ndarray of shape (m,) or None
+        Given multipliers (penalised).
+    strict : bool
+    start : tuple (V, beta, theta)
+        Weights (m, N), intercepts (m,) and dual point (m, P) to start from.
+    rho : ndarray of shape (m,)
+    relaxation : float
+    dtype : dtype of the iterates
+    workers : Executor or None
+        Threads for the compiled loops; None runs them in this one.
+    n_workers : int
+    """
+
+    def __init__(
+        self, factorisation: Factorisation, lower: Array, upper: Array, penalty: Array,
+        epsilon: Any, lambda_: Any, strict: bool, start: tuple[Array, Array, Array], rho: Array,
+        relaxation: float, dtype: Any, workers: Executor | None = None, n_workers: int = 1,
+    ) -> None:  # fmt: skip
+        self.factorisation = factorisation
+        self.dtype = np.dtype(dtype)
+        self.lower = np.ascontiguousarray(lower, dtype=self.dtype)
+        self.upper = np.ascontiguousarray(upper, dtype=self.dtype)
+        self.penalty, self.epsilon, self.lambda_ = penalty, epsilon, lambda_
+        self.strict, self.rho, self.relaxation = strict, rho.copy(), relaxation
+        self.workers, self.n_workers = workers, n_workers
+        V, beta, theta = start
+        # The fixed point that belongs to (V, theta): S_z = Z - theta / rho, and so for S_v.
+        Z, shift = factorisation.forward(V.astype(self.dtype))
+        self.S = Z + (shift + beta)[:, None].astype(self.dtype)
+        self.S -= (theta / rho[:, None]).astype(self.dtype)
+        slopes = factorisation.adjoint(theta.astype(self.dtype))
+        self.state = (V + slopes / (rho * factorisation.kappa)[:, None]).astype(self.dtype)
+        self.sums = self.S.sum(axis=1, dtype=np.float64).astype(self.dtype)
+        self.answer = np.zeros_like(self.state)
+        self.shrink = np.zeros(len(V), dtype=self.dtype)
+        self.multiplier = np.zeros(len(V))
+        self.V = self.Z = self.shift = self.beta = None
+        self._set_threshold()
+
+    def __len__(self) -> int:
+        return len(self.S)
+
+    def project(self) -> None:
+        """Project the state onto the graph: two products with X and one with the inverse."""
+        self.V, self.Z, shift, self.beta = self.factorisation.project(
+            self.state, self.S, self.sums.astype(np.float64)
+        )
+        self.shift = shift.astype(self.dtype)
+
+    def advance(self) -> None:
+        """Take the proximal steps of both blocks and the over-relaxed step of the state."""
+        ball = self.epsilon is not None and np.ndim(self.epsilon) == 1
+        if not ball:
+            self._shared_shrink()
+        epsilon = (self.epsilon if ball else self.shrink).astype(self.dtype)
+        alpha = self.dtype.type(self.relaxation)
+        self._rows(
+            lambda r: kernels.advance(
+                self.S[r], self.Z[r], self.shift[r], self.lower[r], self.upper[r], epsilon[r],
+                self.shrink[r], not ball, self.strict, alpha, self.sums[r],
+            )
+        )  # fmt: skip
+        self._rows(
+            lambda r: kernels.shrink_weights(
+                self.state[r], self.V[r], self.threshold[r], alpha, self.answer[r]
+            )
+        )
+
+    def measure(self) -> tuple[NDArray[Any], Array, Array, Array]:
+        """Look at the current projection without changing the state.
+
+        Returns the dual point theta (m, P), and per output the squared length of the step that
+        :meth:`advance` will take, the squared size of the primal point and of the dual vector, in
+        the metric of the graph.
+        """
+        self._set_shrink()
+        dual, squares = np.empty_like(self.S), np.empty((len(self), 3))
+        self._rows(
+            lambda r: kernels.measure(
+                self.S[r], self.Z[r], self.shift[r], self.lower[r], self.upper[r],
+                self.shrink[r], self.strict, dual[r], squares[r],
+            )
+        )  # fmt: skip
+        kappa = self.factorisation.kappa
+        q = 2 * self.V - self.state
+        answer = np.sign(q) * np.maximum(np.abs(q) - self.threshold, 0)
+        step = squares[:, 0] + kappa * _square(answer - self.V)
+        size = squares[:, 1] + kappa * _square(self.V)
+        force = squares[:, 2] + kappa * _square(q - answer)
+        dual *= self.rho[:, None].astype(self.dtype)
+        return dual, step, size, force
+
+    def graph_square(self, V: NDArray[Any]) -> Array:
+        """Return the squared graph norm ``kappa ||V||^2 + ||X~ V||^2`` of every row."""
+        Z, shift = self.factorisation.forward(V)
+        centred = Z + shift.astype(V.dtype)[:, None]
+        return self.factorisation.kappa * _square(V) + _square(centred)
+
+    def change_rho(self, factors: Array) -> None:
+        """Multiply rho by the factors and move the state so that theta stays (no product)."""
+        scale = factors.astype(self.dtype)
+        self._rows(
+            lambda r: kernels.rescale(
+                self.S[r], self.Z[r], self.shift[r], scale[r], self.sums[r]
+            )
+        )
+        self.state = self.V + (self.state - self.V) / scale[:, None]
+        self.rho *= factors
+        self._set_threshold()
+
+    def estimate(self) -> tuple[Array, Array]:
+        """Return the current answer: V_1 as float64 (m, N), and its intercept beta (m,)."""
+        return self.answer.astype(np.float64), self.beta
+
+    def keep(self, rows: NDArray[Any]) -> None:
+        """Drop all outputs but these."""
+        for name in ("lower", "upper", "penalty", "S", "state", "sums", "answer", "rho", "threshold",
+                     "shrink", "multiplier", "V", "Z", "shift", "beta"):  # fmt: skip
+            setattr(self, name, np.ascontiguousarray(getattr(self, name)[rows]))
+        if np.ndim(self.epsilon) == 1:
+            self.epsilon = self.epsilon[rows]
+        if self.lambda_ is not None:
+            self.lambda_ = self.lambda_[rows]
+
+    def to_double(self, lower: Array, upper: Array) -> None:
+        """Go on in float64, with the box given anew in full precision."""
+        self.dtype = np.dtype(np.float64)
+        self.lower, self.upper = np.ascontiguousarray(lower), np.ascontiguousarray(upper)
+        for name in ("S", "state", "answer", "shrink", "V", "Z", "shift"):
+            setattr(self, name, getattr(self, name).astype(np.float64))
+        self.sums = self.S.sum(axis=1)
+        self._set_threshold()
+
+    def _set_threshold(self) -> None:
+        scale = self.rho * self.factorisation.kappa
+        self.threshold = (self.penalty / scale[:, None]).astype(self.dtype)
+
+    def _norms(self) -> Array:
+        norms = np.empty(len(self))
+        self._rows(
+            lambda r: kernels.ball_norms(
+                self.S[r], self.Z[r], self.shift[r], self.lower[r], self.upper[r], self.strict,
+                norms[r],
+            )
+        )  # fmt: skip
+        return norms
+
+    def _set_shrink(self) -> None:
+        """Set the shrink factor and the multiplier lambda of every output at the current point."""
+        if self.epsilon is None or np.ndim(self.epsilon) == 0:
+            self._shared_shrink()
+            return
+        norms = self._norms()
+        with np.errstate(divide="ignore", invalid="ignore"):
+            shrink = np.where(norms > self.epsilon, 1.0 - self.epsilon / norms, 0.0)
+            # theta = rho shrink e has norm rho (||e|| - epsilon), and lambda = epsilon / ||theta||.
+            force = self.rho * (norms - self.epsilon)
+            self.multiplier = np.where(force > 0, self.epsilon / force, np.inf)
+        self.shrink = shrink.astype(self.dtype)
+
+    def _shared_shrink(self) -> None:
+        if self.lambda_ is not None:
+            self.multiplier = self.lambda_
+            self.shrink = (1.0 / (1.0 + self.rho * self.lambda_)).astype(self.dtype)
+            return
+        # Joint radius: z1 = q - e mu / (rho + mu), with 1/mu = lambda such that all distances
+        # together have norm epsilon.
+        norms = self._norms()
+        mu = joint_multiplier(norms, self.rho, float(self.epsilon))
+        self.multiplier = np.full(len(self), 1.0 / mu if mu > 0 else np.inf)
+        self.shrink = (mu / (self.rho + mu) if np.isfinite(mu) else np.ones(len(self))).astype(
+            self.dtype
+        )
+
+    def _rows(self, work: Any) -> None:
+        """Run a compiled loop over all rows, on slices of them when there are workers."""
+        m = len(self)
+        if self.workers is None or m < 2 * self.n_workers:
+            work(slice(0, m))
+            return
+        edges = np.linspace(0, m, self.n_workers + 1).astype(int)
+        list(self.workers.map(work, [slice(a, b) for a, b in zip(edges[:-1], edges[1:], strict=True)]))
+
+
+def joint_multiplier(norms: Array, rho: Array, epsilon: float) -> float:
+    """Return mu >= 0 with ``sum (rho_j norms_j / (rho_j + mu))^2 = epsilon^2`` (0 if within).
+
+    Newton on the reciprocal norm, whose graph is almost straight: a few steps.
+    """
+    if np.linalg.norm(norms) <= epsilon:
+        return 0.0
+    if epsilon == 0.0:
+        return np.inf
+    mu = 0.0
+    for _ in range(100):
+        weights = rho / (rho + mu)
+        size = float(np.linalg.norm(weights * norms))
+        slope = -float(np.sum((weights * norms) ** 2 / (rho + mu))) / size
+        # 1/size is concave and increasing in mu: Newton from the left never overshoots.
+        change = (1.0 / epsilon - 1.0 / size) * size**2 / -slope
+        mu += change
+        if abs(change) <= 1e-15 * mu:
+            break
+    return mu
+
+
+def _square(A: NDArray[Any]) -> Array:
+    return np.einsum("ij,ij->i", A, A, dtype=np.float64)

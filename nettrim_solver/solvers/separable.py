@@ -1,0 +1,434 @@
+"""Outputs that need nothing of each other: a radius each, or a given multiplier.
+
+:class:`Run` holds what all blocks of a call share: problem, settings, clock and answers. Its
+:meth:`Run.iterate` is the loop of ADMM steps, checks, polish and freezing for one block.
+"""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import Executor
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..certificate import RADIUS_FLOOR, output_blocks
+from ..problem import Problem
+from ..status import Status
+from . import Context, Progress, kernels
+from .block import Block
+from .factorisation import Factorisation
+from .polish import Group, Tolerances, polish
+
+Array = NDArray[np.float64]
+Index = NDArray[np.int64]
+
+#: Initial rho times lambda_0, the multiplier at which W = 0 becomes optimal (docs/performance.md).
+RHO = 50.0
+
+#: Residual ratios within this band leave rho alone; changes are clipped to the second interval.
+BALANCE_BAND = (0.5, 2.0)
+BALANCE_CLIP = (0.2, 5.0)
+
+#: Outputs polished together: enough for efficient products, few enough for small arrays.
+GROUP = 32
+
+#: First iteration at which the polish may be tried, and the share of the support that may have
+#: changed since the last check.
+FIRST_POLISH = 20
+SETTLED = 0.15
+
+#: Iterations after which float32 iterates are continued in float64.
+SINGLE_ITERATIONS = 150
+
+#: Problems below this size (P N m) iterate in float64: the products cost nothing.
+SMALL = 2_000_000
+
+#: Iterations after which the least reachable radius of an unproved output is computed (then at
+#: each power of four times this).
+RADIUS_CHECK = 100
+
+
+@dataclass
+class Answer:
+    """The best answers so far, for all outputs, in scaled coordinates."""
+
+    V: Array
+    beta: Array
+    tangent: Array
+    tangent_beta: Array
+    lambda_: Array
+    rho: Array
+    theta: Array
+    iterations: Index
+    stops: list[Status]
+    proved: NDArray[np.bool_]
+    ray: Array | None = None
+
+
+@dataclass
+class Watch:
+    """What the checks of one block remember, per output still in it."""
+
+    support: NDArray[np.bool_]
+    attempt: Index
+    changes: Index
+    V: Any = None
+    lengths: tuple[Array, Array, Array] | None = None
+
+    def keep(self, rows: Any) -> None:
+        self.support, self.attempt, self.changes = (
+            self.support[rows], self.attempt[rows], self.changes[rows]
+        )  # fmt: skip
+        if self.V is not None and self.lengths is not None:
+            self.V = self.V[rows]
+            step, size, force = self.lengths
+            self.lengths = (step[rows], size[rows], force[rows])
+
+
+class Interrupted(Exception):
+    """Raised inside a run by the clock, Ctrl-C or the callback; never leaves the solver."""
+
+    def __init__(self, status: Status) -> None:
+        super().__init__(str(status))
+        self.status = status
+
+
+class Run:
+    """One call of the solver: what its blocks share, and the loop for a block."""
+
+    def __init__(
+        self, problem: Problem, settings: Any, context: Context, factorisation: Factorisation,
+        workers: Executor | None,
+    ) -> None:  # fmt: skip
+        self.problem, self.settings, self.context = problem, settings, context
+        self.factorisation, self.workers = factorisation, workers
+        self.seconds = {"admm": 0.0, "polish": 0.0}
+        self.tolerances = Tolerances(
+            0.05 * settings.tol_gap, 0.1 * settings.tol_feas, settings.polish_sweeps
+        )
+        M, N, P = problem.n_outputs, problem.n_inputs, problem.n_samples
+        self.answer = Answer(
+            V=np.zeros((M, N)), beta=np.zeros(M), tangent=np.zeros((M, N)),
+            tangent_beta=np.zeros(M), lambda_=np.full(M, np.nan), rho=np.full(M, np.nan),
+            theta=np.zeros((P, M), order="F"), iterations=np.zeros(M, dtype=np.int64),
+            stops=[Status.MAX_ITERATIONS] * M, proved=np.zeros(M, dtype=bool),
+        )  # fmt: skip
+
+    # Blocks -----------------------------------------------------------------------------------
+
+    def blocks(self) -> list[Index]:
+        """Return the outputs of each block: at most five (P, m) arrays within the memory limit."""
+        width = max(1, self.settings.memory_limit // (5 * 8 * self.problem.n_samples))
+        return [
+            np.arange(start, min(start + width, self.problem.n_outputs))
+            for start in range(0, self.problem.n_outputs, width)
+        ]
+
+    def solve_all(self) -> None:
+        """Solve every output with its own radius or its given multiplier."""
+        problem, M = self.problem, self.problem.n_outputs
+        epsilon = None if problem.penalised else np.broadcast_to(problem.epsilon, M)  # type: ignore[arg-type]
+        lambda_ = np.broadcast_to(problem.lambda_, M) if problem.penalised else None  # type: ignore[arg-type]
+        try:
+            for columns in self.blocks():
+                self.iterate(
+                    columns,
+                    None if epsilon is None else epsilon[columns],
+                    None if lambda_ is None else lambda_[columns],
+                )
+        except Interrupted as stop:
+            for j in np.flatnonzero(~self.answer.proved):
+                if self.answer.stops[j] is not Status.INFEASIBLE:
+                    self.answer.stops[j] = stop.status
+
+    def penalty(self, columns: Any) -> Array:
+        """Return the l1 weights in scaled coordinates, shape (m, N)."""
+        scaled = self.problem.penalty(columns) / self.factorisation.norm[:, None]
+        return np.ascontiguousarray(np.broadcast_to(scaled, (scaled.shape[0], len(columns))).T)
+
+    def box(self, columns: Any) -> tuple[Array, Array]:
+        """Return the box with a row per output, float64, shape (m, P)."""
+        lower, upper = self.problem.box(columns)
+        return np.ascontiguousarray(lower.T), np.ascontiguousarray(upper.T)
+
+    def iterate(self, columns: Index, epsilon: Any, lambda_: Any, joint: bool = False) -> None:
+        """Run one block until every output is proved, infeasible or out of iterations.
+
+        With `joint` (epsilon is one number) the loop ends as soon as the pattern has settled, and
+        leaves estimates: the proof is then for :mod:`.joint`.
+        """
+        columns, epsilon, lambda_, block = self._start(columns, epsilon, lambda_)
+        if block is None:
+            return
+        watch = Watch(
+            np.zeros(block.answer.shape, dtype=bool),
+            np.full(len(block), FIRST_POLISH),
+            np.full(len(block), block.answer.shape[1]),
+        )
+        interval = self.settings.check_interval
+        iteration = 0
+        try:
+            while len(columns) and iteration < self.settings.max_iter:
+                iteration += 1
+                tick = time.perf_counter()
+                block.project()
+                if watch.V is not None:
+                    self._balance(block, watch)
+                check = iteration % interval == 0 or iteration == min(5, interval)
+                theta = self._measure(block, watch) if check else None
+                block.advance()
+                self.seconds["admm"] += time.perf_counter() - tick
+                if theta is not None:
+                    kept = self._check(columns, block, watch, theta, iteration, joint)
+                    columns = columns[kept]
+                    if joint and len(columns) == 0:
+                        return
+                self._interrupt(iteration)
+        except KeyboardInterrupt:
+            self._store(columns, block, iteration)
+            raise Interrupted(Status.INTERRUPTED) from None
+        except Interrupted:
+            self._store(columns, block, iteration)
+            raise
+        self._store(columns, block, iteration)
+
+    # Steps of the loop ------------------------------------------------------------------------
+
+    def _start(
+        self, columns: Index, epsilon: Any, lambda_: Any
+    ) -> tuple[Index, Any, Any, Block | None]:
+        """Answer the trivial outputs, and build the block of the others at its starting point."""
+        settings, answer = self.settings, self.answer
+        f = self.factorisation
+        lower, upper = self.box(columns)
+        penalty = self.penalty(columns)
+        V, beta, E, distance = self._zero_weights(lower, upper)
+        limit = np.divide(
+            np.abs(f.adjoint(E)), penalty, out=np.zeros_like(penalty), where=penalty > 0
+        ).max(axis=1, initial=0.0)
+        limit = np.where(limit > 0, limit, 1.0)
+        if np.ndim(epsilon) == 1:
+            trivial = distance <= epsilon
+            answer.beta[columns[trivial]] = beta[trivial]
+            answer.lambda_[columns[trivial]] = limit[trivial]
+            self._finish(columns[trivial], 0)
+            left = ~trivial
+            columns, epsilon = columns[left], epsilon[left]
+            lower, upper, penalty = lower[left], upper[left], penalty[left]
+            V, beta, E, limit = V[left], beta[left], E[left], limit[left]
+        if len(columns) == 0:
+            return columns, epsilon, lambda_, None
+        rho = (settings.rho or RHO) / limit
+        theta = np.divide(E, limit[:, None], out=E)
+        warm = self._warm_start(columns)
+        if warm is not None:
+            V, beta, theta, previous = warm
+            rho = np.where(np.isfinite(previous), previous, rho)
+        single = settings.dtype == "float32" or (
+            settings.dtype == "auto" and f.n_samples * f.n_inputs * len(columns) > SMALL
+        )
+        block = Block(
+            f, lower, upper, penalty, epsilon, lambda_, self.problem.strict, (V, beta, theta), rho,
+            settings.relaxation, np.float32 if single else np.float64, self.workers,
+            self.context.n_threads,
+        )  # fmt: skip
+        return columns, epsilon, lambda_, block
+
+    def _zero_weights(self, lower: Array, upper: Array) -> tuple[Array, Array, Array, Array]:
+        """Return zero weights, the best intercepts for them, their E, and their distance."""
+        m = len(lower)
+        beta, squares = np.zeros(m), np.empty(m)
+        if self.factorisation.intercept:
+            kernels.best_constants(lower, upper, beta, squares)
+        E = beta[:, None] - np.clip(beta[:, None], lower, upper)
+        distance = np.linalg.norm(E, axis=1)
+        if self.problem.strict:
+            hard = np.any((E != 0) & (lower < upper), axis=1)
+            distance = np.where(hard, np.inf, distance)
+        return np.zeros((m, self.factorisation.n_inputs)), beta, E, distance
+
+    def _warm_start(self, columns: Index) -> tuple[Array, Array, Array, Array] | None:
+        """Return V, beta, theta and rho from the answers so far, or from the user's solution."""
+        answer, f = self.answer, self.factorisation
+        if np.isfinite(answer.rho[columns]).all():
+            return (
+                answer.V[columns], answer.beta[columns],
+                np.ascontiguousarray(answer.theta[:, columns].T), answer.rho[columns],
+            )  # fmt: skip
+        given = self.context.warm_start
+        if given is None:
+            return None
+        W = given.W[:, columns].astype(np.float64)
+        V = np.ascontiguousarray((W * f.norm[:, None]).T)
+        b = np.zeros(len(columns)) if given.b is None else given.b[columns].astype(np.float64)
+        beta = b + f.mean @ W
+        if given.theta is None:
+            theta = np.zeros((len(columns), f.n_samples))
+        else:
+            theta = np.ascontiguousarray(given.theta[:, columns].T)
+        rho = np.full(len(columns), np.nan) if given.rho is None else given.rho[columns]
+        return V, beta, theta, rho
+
+    def _measure(self, block: Block, watch: Watch) -> NDArray[Any]:
+        theta, step, size, force = block.measure()
+        watch.V, watch.lengths = block.V, (step, size, force)
+        return theta
+
+    def _balance(self, block: Block, watch: Watch) -> None:
+        """Balance the relative residuals by rho, one iteration after a check.
+
+        The step ``S_1 - S_2`` splits into a part along the graph, the dual residual, by which the
+        projection has moved since, and a part across it, the primal residual.
+        """
+        assert watch.lengths is not None
+        step, size, force = watch.lengths
+        moved = (block.V - watch.V) / block.dtype.type(block.relaxation)
+        dual = np.minimum(block.graph_square(moved), step)
+        primal = step - dual
+        watch.V = None
+        if not self.settings.adaptive_rho:
+            return
+        with np.errstate(divide="ignore", invalid="ignore"):
+            factors = ((primal / size) / (dual / force)) ** 0.25
+        factors = np.where(np.isfinite(factors) & (factors > 0), factors, 1.0)
+        factors = np.clip(factors, *BALANCE_CLIP)
+        low, high = BALANCE_BAND
+        factors[(factors > low) & (factors < high)] = 1.0
+        if np.any(factors != 1.0):
+            block.change_rho(factors)
+
+    def _check(
+        self, columns: Index, block: Block, watch: Watch, theta: NDArray[Any], iteration: int,
+        joint: bool,
+    ) -> NDArray[np.bool_]:  # fmt: skip
+        """Polish what has settled, drop what is proved; return which outputs stay."""
+        support = block.answer != 0
+        changes = np.count_nonzero(support != watch.support, axis=1)
+        watch.support = support
+        settled = changes <= np.maximum(2, SETTLED * support.sum(axis=1))
+        if joint:
+            done = iteration >= FIRST_POLISH and settled.mean() > 0.9
+            if done or iteration >= self.settings.max_iter:
+                self._store(columns, block, iteration)
+                return np.zeros(len(columns), dtype=bool)
+            return np.ones(len(columns), dtype=bool)
+        keep = np.ones(len(columns), dtype=bool)
+        candidates = np.flatnonzero(settled & (iteration >= watch.attempt))
+        if self.settings.polish and len(candidates):
+            V, beta = block.estimate()
+            proved = self._polish_block(columns, block, candidates, V, beta, theta, iteration)
+            keep[candidates[proved]] = False
+            watch.attempt[candidates[~proved]] = int(1.5 * iteration)
+        self._report(iteration)
+        if not keep.all():
+            block.keep(keep)
+            watch.keep(keep)
+        if block.dtype == np.float32 and iteration >= SINGLE_ITERATIONS and len(block):
+            if self.settings.dtype == "auto":
+                block.to_double(*self.box(columns[keep]))
+                watch.V = None
+        return keep
+
+    def _polish_block(
+        self, columns: Index, block: Block, candidates: Index, V: Array, beta: Array,
+        theta: NDArray[Any], iteration: int,
+    ) -> NDArray[np.bool_]:  # fmt: skip
+        multiplier = block.multiplier[candidates]
+        multiplier = np.where(np.isfinite(multiplier) & (multiplier > 0), multiplier, 1.0)
+        self.answer.rho[columns[candidates]] = block.rho[candidates]
+        proved = self.polish(
+            columns[candidates], V[candidates], beta[candidates], multiplier,
+            block.epsilon[candidates] if np.ndim(block.epsilon) == 1 else None,
+            theta[candidates], iteration,
+        )  # fmt: skip
+        return proved
+
+    def polish(
+        self, columns: Index, V: Array, beta: Array, multiplier: Array, epsilon: Array | None,
+        theta: NDArray[Any], iteration: int,
+    ) -> NDArray[np.bool_]:  # fmt: skip
+        """Polish some outputs, group by group; store and return those that were proved."""
+        tick = time.perf_counter()
+        proved = np.zeros(len(columns), dtype=bool)
+        for start in range(0, len(columns), GROUP):
+            part = slice(start, start + GROUP)
+            group = self.group(
+                columns[part], V[part], beta[part], multiplier[part],
+                None if epsilon is None else epsilon[part], theta[part],
+            )  # fmt: skip
+            polish(self.factorisation, group, self.tolerances)
+            proved[part] = group.proved
+            self._store_group(columns[part], group)
+            self._finish(columns[part][group.proved], iteration)
+        self.seconds["polish"] += time.perf_counter() - tick
+        return proved
+
+    def group(
+        self, columns: Index, V: Array, beta: Array, multiplier: Array, epsilon: Array | None,
+        theta: NDArray[Any],
+    ) -> Group:  # fmt: skip
+        """Build the polish's view of some outputs."""
+        lower, upper = self.box(columns)
+        target = self.problem.target_norms[columns]
+        scale = target
+        hard = lower < upper if self.problem.strict else None
+        radius = np.full(len(columns), np.inf)
+        if epsilon is not None:
+            scale = np.maximum(epsilon, RADIUS_FLOOR * target)
+            radius = np.where(epsilon > 0, epsilon, np.inf)
+            if np.any(epsilon == 0):
+                hard = (epsilon == 0)[:, None] | (False if hard is None else hard)
+                hard = np.broadcast_to(hard, lower.shape)
+        nu = None
+        if hard is not None:
+            nu = np.where(hard, multiplier[:, None] * theta, 0.0)
+        return Group(
+            lower=lower, upper=upper, penalty=self.penalty(columns), epsilon=radius, scale=scale,
+            hard=hard, V=V.copy(), beta=beta.copy(), lambda_=multiplier.copy(), nu=nu,
+        )  # fmt: skip
+
+    # Answers ----------------------------------------------------------------------------------
+
+    def _store_group(self, columns: Index, group: Group) -> None:
+        answer, done = self.answer, group.proved
+        kept = columns[done]
+        answer.V[kept], answer.beta[kept] = group.V[done], group.beta[done]
+        answer.tangent[kept] = group.tangent[done]
+        answer.tangent_beta[kept] = group.tangent_beta[done]
+        answer.lambda_[kept] = group.lambda_[done]
+        answer.theta[:, kept] = (group.y[done] / group.lambda_[done, None]).T
+
+    def _finish(self, columns: Index, iteration: int) -> None:
+        self.answer.proved[columns] = True
+        self.answer.iterations[columns] += iteration
+        for j in columns:
+            self.answer.stops[j] = Status.OPTIMAL
+
+    def _store(self, columns: Index, block: Block, iteration: int) -> None:
+        """Keep the current estimates of outputs that are not proved."""
+        if len(columns) == 0 or block.V is None:
+            return
+        answer = self.answer
+        theta = block.measure()[0]
+        V, beta = block.estimate()
+        answer.V[columns], answer.beta[columns] = V, beta
+        answer.lambda_[columns], answer.rho[columns] = block.multiplier, block.rho
+        answer.theta[:, columns] = theta.T
+        answer.iterations[columns] += iteration
+
+    def _report(self, iteration: int) -> None:
+        if self.context.callback is None:
+            return
+        progress = Progress(
+            iteration, self.problem.n_outputs, int(self.answer.proved.sum()), self.context.elapsed()
+        )
+        if self.context.callback(progress):
+            raise Interrupted(Status.INTERRUPTED)
+
+    def _interrupt(self, iteration: int) -> None:
+        limit = self.settings.time_limit
+        if limit is not None and self.context.elapsed() > limit:
+            raise Interrupted(Status.TIME_LIMIT)

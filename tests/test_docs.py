@@ -1,0 +1,114 @@
+"""The documentation: its code runs, its commands and files exist, its tables are complete."""
+
+import doctest
+import importlib
+import re
+import tomllib
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import nettrim_solver
+from nettrim_solver.activations import ACTIVATIONS
+from nettrim_solver.problem import FORMULATIONS, RADII
+from nettrim_solver.solvers import SOLVERS
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
+
+
+def read(path):
+    return path.read_text(encoding="utf-8")
+
+
+def blocks(path):
+    """Python blocks of a page with the line on which each begins."""
+    text = read(path)
+    return [(text.count("\n", 0, m.start()) + 1, m.group(1)) for m in BLOCK.finditer(text)]
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if blocks(p)], ids=lambda p: p.name)
+def test_code_runs(page, tmp_path, monkeypatch):
+    # The blocks of a page are one script, and may leave files behind.
+    monkeypatch.chdir(tmp_path)
+    namespace = {"__name__": "__main__"}
+    parser, options = doctest.DocTestParser(), doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+    for line, code in blocks(page):
+        if code.startswith(">>>"):
+            test = parser.get_doctest(code, namespace, page.name, str(page), line)
+            report = []
+            runner = doctest.DocTestRunner(optionflags=options)
+            runner.run(test, out=report.append, clear_globs=False)
+            assert runner.failures == 0, "".join(report)
+            namespace.update(test.globs)
+        else:
+            exec(compile("\n" * line + code, str(page), "exec"), namespace)
+
+
+def test_the_example_of_the_readme_proves_its_answer():
+    (_, code), *_ = blocks(ROOT / "README.md")
+    namespace = {}
+    exec(code, namespace)
+    solution = namespace["solution"]
+    assert solution.status is nettrim_solver.Status.OPTIMAL
+    assert 0 < solution.sparsity < 1 and np.all(np.isfinite(solution.W))
+
+
+def test_readme_commands_are_what_ci_runs():
+    readme, ci = read(ROOT / "README.md"), read(ROOT / ".ci" / "run")
+    pattern = re.search(r"grep -m1 -E '(.*?)' README\.md", ci).group(1)
+    (command,) = re.findall(pattern + ".*", readme, re.MULTILINE)
+    assert command == 'python -m pip install -e ".[test]" && python -m pytest'
+    assert 'python -m pip install ".[plot]" && nettrim demo' in readme
+
+
+def test_the_metadata_names_things_that_exist():
+    project = tomllib.loads(read(ROOT / "pyproject.toml"))["project"]
+    assert project["version"] == nettrim_solver.__version__
+    for target in project["scripts"].values():
+        module, name = target.split(":")
+        assert callable(getattr(importlib.import_module(module), name))
+    assert (ROOT / project["readme"]).is_file() and (ROOT / "LICENSE").is_file()
+    for info in SOLVERS.values():
+        extra = project["optional-dependencies"].get(info.extra, [])
+        assert all(any(line.startswith(name) for line in extra) for name in info.requires)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_named_files_exist(page):
+    text = read(page)
+    named = set(re.findall(r"benchmarks/results/[a-z_0-9-]+\.\w+", text))
+    named |= {name for name in re.findall(r"`((?:nettrim_solver|tests|docs)/[\w./-]+\.\w+)`", text)}
+    missing = [name for name in sorted(named) if not (ROOT / name).is_file()]
+    assert not missing
+    for target in re.findall(r"\]\((?!https?:|#|mailto:)([^)#]+)", text):
+        assert (page.parent / target).exists(), target
+
+
+def test_every_benchmark_command_has_a_module():
+    names = set().union(*(re.findall(r"python -m benchmarks ([a-z_]+)", read(p)) for p in PAGES))
+    assert names
+    for name in names:
+        assert (ROOT / "benchmarks" / f"{name}.py").is_file(), name
+
+
+@pytest.mark.parametrize(
+    ("page", "names"),
+    [
+        ("README.md", SOLVERS),
+        ("docs/how-to-choose.md", SOLVERS),
+        ("docs/how-to-choose.md", FORMULATIONS),
+        ("docs/how-to-choose.md", RADII),
+        ("docs/mathematics.md", ACTIVATIONS),
+    ],
+)
+def test_tables_are_complete(page, names):
+    text = read(ROOT / page)
+    assert [name for name in names if f"`{name}`" not in text and f'`"{name}"`' not in text] == []
+
+
+def test_every_statement_of_a_status_is_documented():
+    text = read(ROOT / "docs" / "quickstart.md")
+    assert [s.label for s in nettrim_solver.Status if f"`{s.label}`" not in text] == []
