@@ -72,7 +72,7 @@ class Activation(ABC):
         return
 
     def __eq__(self, other: object) -> bool:
-        return type(self) is type(other) and self.parameters() == other.parameters()  # type: ignore[attr-defined]
+        return type(self) is type(other) and self.parameters() == other.parameters()
 
     def __hash__(self) -> int:
         return hash((self.name, repr(self.parameters())))
@@ -138,7 +138,7 @@ class HardTanh(_Clipped):
 
 
 class HardSigmoid(_Clipped):
-    """``f(z) = min(max(slope z + offset, 0), 1)``; slope 1/6 in PyTorch and Keras 3, 0.2 in ONNX."""
+    """``f(z) = min(max(slope z + offset, 0), 1)``; PyTorch, Keras 3: 1/6; ONNX: 0.2."""
 
     name = "hard_sigmoid"
     range = (0.0, 1.0)
@@ -167,7 +167,7 @@ class LeakyReLU(Activation):
 
 
 class PReLU(Activation):
-    """Leaky ReLU with one slope per output: ``slopes`` is a positive number or has shape (n_outputs,)."""
+    """Leaky ReLU with positive ``slopes``: one number, or shape (n_outputs,)."""
 
     name = "prelu"
 
@@ -178,7 +178,8 @@ class PReLU(Activation):
             raise ProblemError(f"slopes must be positive numbers, but was {slopes!r}") from None
         if self.slopes.ndim > 1 or self.slopes.size == 0 or not np.all(np.isfinite(self.slopes)):
             raise ProblemError(
-                f"slopes must be finite, of shape () or (n_outputs,), but has shape {self.slopes.shape}"
+                "slopes must be finite, of shape () or (n_outputs,), "
+                f"but has shape {self.slopes.shape}"
             )
         if not np.all(self.slopes > 0):
             raise ProblemError(f"slopes must be positive, but the least is {self.slopes.min():g}")
@@ -310,7 +311,8 @@ def get_activation(activation: str | Activation) -> Activation:
         return activation
     if not isinstance(activation, str) or activation not in ACTIVATIONS:
         raise ProblemError(
-            f"activation must be an Activation or one of {sorted(ACTIVATIONS)}, but was {activation!r}"
+            f"activation must be an Activation or one of {sorted(ACTIVATIONS)}, "
+            f"but was {activation!r}"
         )
     return ACTIVATIONS[activation]()
 

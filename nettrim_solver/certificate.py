@@ -51,7 +51,7 @@ BLOCK_ENTRIES = 4_000_000
 class Certificate:
     """What is proved about given weights: all numbers recomputed from the data in float64.
 
-    ``M`` is the number of outputs and ``G`` the number of radii: 1 when the radius is joint, else M.
+    ``M`` is the number of outputs, ``G`` that of radii: 1 when the radius is joint, else M.
 
     Attributes
     ----------
@@ -60,8 +60,9 @@ class Certificate:
     bounds : ndarray of shape (G,)
         Lower bound on the optimal value; 0 when no dual point was given.
     gaps : ndarray of shape (G,)
-        ``(objective - bound) / objective``: the largest fraction by which any weights can be better.
-        Zero weights that are optimal have gap 0; a negative gap belongs to infeasible weights.
+        ``(objective - bound) / objective``: the largest fraction by which any weights can be
+        better. Zero weights that are optimal have gap 0; a negative gap belongs to infeasible
+        weights.
     violations : ndarray of shape (G,)
         ``dist / epsilon - 1`` where positive (strict: also the norm of the hard rows' excess over
         epsilon); 0 when kept, and for the pooled penalised form.
@@ -189,8 +190,9 @@ def certify(problem: Problem, W: Any, b: Any = None, theta: Any = None) -> Certi
             parts.append(dual_terms(problem, theta[:, columns], columns, (lower, upper)))
     if not problem.strict:
         matched, hard = distances, np.zeros(n_outputs)
-    objectives = np.sum(problem.penalty() * np.abs(W), axis=0, dtype=np.float64)
+    objectives: Array = np.sum(problem.penalty() * np.abs(W), axis=0, dtype=np.float64)
     if problem.penalised:
+        assert problem.lambda_ is not None
         objectives = problem.lambda_ * objectives + 0.5 * matched**2
     terms = _concatenate(parts) if parts else None
     bounds, floors = dual_bounds(problem, terms)
@@ -208,7 +210,7 @@ def certify(problem: Problem, W: Any, b: Any = None, theta: Any = None) -> Certi
         distances=distances,
         activation_errors=errors,
         nnz=np.count_nonzero(W, axis=0),
-        epsilons=None if problem.penalised else np.atleast_1d(problem.epsilon),
+        epsilons=None if problem.epsilon is None else np.atleast_1d(problem.epsilon),
     )
 
 
@@ -296,7 +298,9 @@ def least_radius(problem: Problem, theta: Array) -> Array:
         if problem.intercept:
             limit = RAY_RESIDUAL * np.sqrt(problem.n_samples) * length
             is_ray &= np.abs(ray.sum(axis=0)) <= limit
-        ball = np.linalg.norm(np.where(lower == upper, ray, 0.0), axis=0) if problem.strict else length
+        ball = length
+        if problem.strict:
+            ball = np.linalg.norm(np.where(lower == upper, ray, 0.0), axis=0)
         support[columns] = np.where(is_ray, -_support(ray, lower, upper), 0.0)
         # Norms at rounding level are zero: the proof then rests on the hard rows alone.
         norm[columns] = np.where(is_ray & (ball > RAY_RESIDUAL * length), ball, 0.0)

@@ -6,7 +6,7 @@ class NettrimError(Exception):
 
 
 class ProblemError(NettrimError, ValueError):
-    """An argument of a problem is unusable; the message names it, what it was and what it must be."""
+    """An argument of a problem is unusable; the message says what it was and must be."""
 
 
 class ProblemFileError(ProblemError):

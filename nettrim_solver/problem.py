@@ -28,7 +28,8 @@ class Problem:
     r"""The layer problem: sparsest weights whose pre-activations stay near a target box.
 
     With the box ``K = {Z : lower <= Z <= upper}`` of the pre-activations that reproduce Y, the
-    distance ``dist(Z, K) = ||Z - clip(Z, lower, upper)||`` and ``Z = X W + b``, the formulations are
+    distance ``dist(Z, K) = ||Z - clip(Z, lower, upper)||`` and ``Z = X W + b``, the formulations
+    are
 
     - ``"pooled"``: ``min sum c |W|  s.t.  dist(Z, K) <= epsilon``;
     - ``"strict"`` (the paper's program): the ball holds the matched rows (lower = upper) alone, and
@@ -253,7 +254,7 @@ class Problem:
         return Problem(**(arguments | changes))
 
     def save(self, path: Any) -> None:
-        """Write the problem to an ``.npz`` file, atomically. See :mod:`nettrim_solver.problem_file`."""
+        """Write the problem to an ``.npz`` file, all or nothing (see :func:`.save_problem`)."""
         from .problem_file import save_problem
 
         save_problem(self, path)
@@ -266,7 +267,7 @@ class Problem:
         return load_problem(path)
 
     def _arguments(self) -> dict[str, Any]:
-        """The constructor's arguments that rebuild this problem."""
+        """Return the constructor's arguments that rebuild this problem."""
         return {
             "X": self.X, "Y": self.Y, "W": self.W, "b": self.b,
             "activation": self.activation or "relu",
@@ -278,10 +279,10 @@ class Problem:
 
     # Checks -----------------------------------------------------------------------------------
 
-    def _checked_weights(self, W: ArrayLike | None) -> NDArray[Any] | None:
-        if W is None:
+    def _checked_weights(self, given: ArrayLike | None) -> NDArray[Any] | None:
+        if given is None:
             return None
-        W = _matrix("W", W)
+        W: NDArray[Any] = _matrix("W", given)
         _match("W", W.shape[0], "X", self.n_inputs, "inputs (rows of W, columns of X)")
         _match("W", W.shape[1], self._shape_source, self.n_outputs, "outputs (columns)")
         return W
@@ -291,7 +292,8 @@ class Problem:
             return None
         if not self.intercept:
             raise ProblemError(
-                "b was given with intercept=False; set intercept=True, or subtract b from the target"
+                "b was given with intercept=False; set intercept=True, "
+                "or subtract b from the target"
             )
         b = _vector("b", b, self.n_outputs, "n_outputs")
         if not np.all(np.isfinite(b)):
@@ -318,8 +320,8 @@ class Problem:
             )
         return stored
 
-    def _matched_preactivation(self, Z: ArrayLike) -> NDArray[Any]:
-        Z = _matrix("Z", Z)
+    def _matched_preactivation(self, given: ArrayLike) -> NDArray[Any]:
+        Z: NDArray[Any] = _matrix("Z", given)
         if Z.shape != (self.n_samples, self.n_outputs):
             raise ProblemError(
                 f"Z must have the shape of Y, {(self.n_samples, self.n_outputs)}, but has {Z.shape}"

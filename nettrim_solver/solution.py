@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .certificate import Certificate
-from .problem import Problem
 from .status import Status
 
 
@@ -140,5 +139,3 @@ class Solution:
             lines.append(f"Least reachable epsilon: {float(np.max(self.least_epsilon)):.9g}.")
         lines.append(", ".join(f"{count} outputs {status}" for status, count in counts.items()))
         return "\n".join(lines)
-
-

@@ -91,7 +91,9 @@ def solve(
         raise SettingsError(f"solver must be one of {list(SOLVERS)}, but was {solver!r}")
     module = get_solver(solver, problem)
     if SOLVERS[solver].convex and not problem.penalised and problem.epsilon is None:
-        raise ProblemError(f"solver {solver!r} needs a radius: give the problem epsilon or tolerance")
+        raise ProblemError(
+            f"solver {solver!r} needs a radius: give the problem epsilon or tolerance"
+        )
     defaults = TOLERANCES[problem.dtype]
     tol_gap = _tolerance("tol_gap", tol_gap, defaults)
     tol_feas = _tolerance("tol_feas", tol_feas, defaults)
@@ -165,7 +167,7 @@ def _statuses(
     kept = np.broadcast_to(certificate.feasible(tol_feas), n_outputs)
     refuted = np.zeros(n_outputs, dtype=bool)
     if least is not None:
-        radius = np.zeros(1) if problem.penalised else np.atleast_1d(problem.epsilon)
+        radius = np.zeros(1) if problem.epsilon is None else np.atleast_1d(problem.epsilon)
         unreachable = np.isinf(least) if problem.penalised else least > radius * (1 + tol_feas)
         refuted = np.broadcast_to(unreachable, n_outputs)
     statuses = []
@@ -192,7 +194,8 @@ def _settings(
     if unknown:
         names = sorted(set(known) - {"tol_gap", "tol_feas"})
         raise SettingsError(
-            f"unknown setting {', '.join(map(repr, unknown))} for solver {solver!r}; it knows {names}"
+            f"unknown setting {', '.join(map(repr, unknown))} for solver {solver!r}; "
+            f"it knows {names}"
         )
     shared = {"tol_gap": tol_gap, "tol_feas": tol_feas}
     options = module.Settings(**given, **{k: v for k, v in shared.items() if k in known})

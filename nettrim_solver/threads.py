@@ -1,8 +1,8 @@
 """Thread counts: one context manager for the BLAS pools and the solver's own workers.
 
-NumPy's and SciPy's wheels each carry an OpenBLAS with a pool of its own; threadpoolctl reaches both.
-A BLAS pool larger than the free cores spins and can slow a loop of small products a hundredfold,
-so the count matters more than any other setting.
+NumPy's and SciPy's wheels each carry an OpenBLAS with a pool of its own; threadpoolctl reaches
+both. A BLAS pool larger than the free cores spins and can slow a loop of small products a
+hundredfold, so the count matters more than any other setting.
 """
 
 from __future__ import annotations

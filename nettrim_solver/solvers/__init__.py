@@ -175,7 +175,9 @@ def get_solver(name: str, problem: Problem) -> Any:
             f"solver {name!r} does not support {lacking}; solvers that do: {able}"
         )
     if info.needs_W and problem.W is None:
-        raise UnsupportedError(f"solver {name!r} starts from trained weights: give W to the problem")
+        raise UnsupportedError(
+            f"solver {name!r} starts from trained weights: give W to the problem"
+        )
     missing = info.missing()
     if missing:
         raise MissingDependencyError(
