@@ -324,6 +324,7 @@ def save_plot(results: Sequence[PrunedNetwork], path: str | os.PathLike[str]) ->
     axes.set(xlabel="zeros in the weights (%)", ylabel="held-out accuracy (%)",
              title="Digits, 64-256-128-10: relative tolerance at each point")  # fmt: skip
     axes.legend()
+    axes.margins(x=0.08)
     axes.grid(alpha=0.3)
     target = Path(path)
     handle, temporary = tempfile.mkstemp(

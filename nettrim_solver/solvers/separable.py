@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import time
 from concurrent.futures import Executor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..certificate import RADIUS_FLOOR, output_blocks
+from ..certificate import RADIUS_FLOOR
 from ..problem import Problem
 from ..status import Status
 from . import Context, Progress, kernels
@@ -62,6 +62,7 @@ class Answer:
     lambda_: Array
     rho: Array
     theta: Array
+    square: Array
     iterations: Index
     stops: list[Status]
     proved: NDArray[np.bool_]
@@ -75,6 +76,7 @@ class Watch:
     support: NDArray[np.bool_]
     attempt: Index
     changes: Index
+    refuted_checked: bool = False
     V: Any = None
     lengths: tuple[Array, Array, Array] | None = None
 
@@ -113,7 +115,8 @@ class Run:
         self.answer = Answer(
             V=np.zeros((M, N)), beta=np.zeros(M), tangent=np.zeros((M, N)),
             tangent_beta=np.zeros(M), lambda_=np.full(M, np.nan), rho=np.full(M, np.nan),
-            theta=np.zeros((P, M), order="F"), iterations=np.zeros(M, dtype=np.int64),
+            theta=np.zeros((P, M), order="F"), square=np.zeros(M),
+            iterations=np.zeros(M, dtype=np.int64),
             stops=[Status.MAX_ITERATIONS] * M, proved=np.zeros(M, dtype=bool),
         )  # fmt: skip
 
@@ -140,9 +143,21 @@ class Run:
                     None if lambda_ is None else lambda_[columns],
                 )
         except Interrupted as stop:
-            for j in np.flatnonzero(~self.answer.proved):
-                if self.answer.stops[j] is not Status.INFEASIBLE:
-                    self.answer.stops[j] = stop.status
+            self.stop_unproved(stop.status)
+
+    def stop_unproved(self, status: Status) -> None:
+        """Record why the outputs without proof have none."""
+        for j in np.flatnonzero(~self.answer.proved):
+            if self.answer.stops[j] is not Status.INFEASIBLE:
+                self.answer.stops[j] = status
+
+    def slopes(self) -> Array:
+        """Return ``q_j``: squared distances change by ``2 lambda q_j`` a unit of lambda."""
+        answer, slopes = self.answer, np.zeros(self.problem.n_outputs)
+        for columns in self.blocks():
+            signed = self.penalty(columns) * np.sign(answer.V[columns])
+            slopes[columns] = np.sum(signed * answer.tangent[columns], axis=1)
+        return slopes
 
     def penalty(self, columns: Any) -> Array:
         """Return the l1 weights in scaled coordinates, shape (m, N)."""
@@ -205,7 +220,7 @@ class Run:
         f = self.factorisation
         lower, upper = self.box(columns)
         penalty = self.penalty(columns)
-        V, beta, E, distance = self._zero_weights(lower, upper)
+        V, beta, E, distance = self.zero_weights(lower, upper)
         limit = np.divide(
             np.abs(f.adjoint(E)), penalty, out=np.zeros_like(penalty), where=penalty > 0
         ).max(axis=1, initial=0.0)
@@ -214,7 +229,7 @@ class Run:
             trivial = distance <= epsilon
             answer.beta[columns[trivial]] = beta[trivial]
             answer.lambda_[columns[trivial]] = limit[trivial]
-            self._finish(columns[trivial], 0)
+            self.finish(columns[trivial], 0)
             left = ~trivial
             columns, epsilon = columns[left], epsilon[left]
             lower, upper, penalty = lower[left], upper[left], penalty[left]
@@ -223,7 +238,7 @@ class Run:
             return columns, epsilon, lambda_, None
         rho = (settings.rho or RHO) / limit
         theta = np.divide(E, limit[:, None], out=E)
-        warm = self._warm_start(columns)
+        warm = self.warm_start(columns)
         if warm is not None:
             V, beta, theta, previous = warm
             rho = np.where(np.isfinite(previous), previous, rho)
@@ -237,7 +252,7 @@ class Run:
         )  # fmt: skip
         return columns, epsilon, lambda_, block
 
-    def _zero_weights(self, lower: Array, upper: Array) -> tuple[Array, Array, Array, Array]:
+    def zero_weights(self, lower: Array, upper: Array) -> tuple[Array, Array, Array, Array]:
         """Return zero weights, the best intercepts for them, their E, and their distance."""
         m = len(lower)
         beta, squares = np.zeros(m), np.empty(m)
@@ -250,7 +265,7 @@ class Run:
             distance = np.where(hard, np.inf, distance)
         return np.zeros((m, self.factorisation.n_inputs)), beta, E, distance
 
-    def _warm_start(self, columns: Index) -> tuple[Array, Array, Array, Array] | None:
+    def warm_start(self, columns: Index) -> tuple[Array, Array, Array, Array] | None:
         """Return V, beta, theta and rho from the answers so far, or from the user's solution."""
         answer, f = self.answer, self.factorisation
         if np.isfinite(answer.rho[columns]).all():
@@ -310,12 +325,20 @@ class Run:
         watch.support = support
         settled = changes <= np.maximum(2, SETTLED * support.sum(axis=1))
         if joint:
+            if iteration >= RADIUS_CHECK and not watch.refuted_checked:
+                watch.refuted_checked = True
+                if self.refute(columns, block.epsilon).any():
+                    return np.zeros(len(columns), dtype=bool)
             done = iteration >= FIRST_POLISH and settled.mean() > 0.9
             if done or iteration >= self.settings.max_iter:
                 self._store(columns, block, iteration)
                 return np.zeros(len(columns), dtype=bool)
             return np.ones(len(columns), dtype=bool)
         keep = np.ones(len(columns), dtype=bool)
+        if iteration >= RADIUS_CHECK and not watch.refuted_checked and block.epsilon is not None:
+            watch.refuted_checked = True
+            keep = ~self.refute(columns, block.epsilon)
+            settled &= keep
         candidates = np.flatnonzero(settled & (iteration >= watch.attempt))
         if self.settings.polish and len(candidates):
             V, beta = block.estimate()
@@ -359,10 +382,12 @@ class Run:
                 columns[part], V[part], beta[part], multiplier[part],
                 None if epsilon is None else epsilon[part], theta[part],
             )  # fmt: skip
+            group.tangent = self.answer.tangent[columns[part]]
+            group.tangent_beta = self.answer.tangent_beta[columns[part]]
             polish(self.factorisation, group, self.tolerances)
             proved[part] = group.proved
             self._store_group(columns[part], group)
-            self._finish(columns[part][group.proved], iteration)
+            self.finish(columns[part][group.proved], iteration)
         self.seconds["polish"] += time.perf_counter() - tick
         return proved
 
@@ -390,6 +415,57 @@ class Run:
             hard=hard, V=V.copy(), beta=beta.copy(), lambda_=multiplier.copy(), nu=nu,
         )  # fmt: skip
 
+    def refute(self, columns: Index, epsilon: Any) -> NDArray[np.bool_]:
+        """Return which outputs cannot reach their radius; keep the ray and the nearest weights.
+
+        The least distance is the same semismooth Newton problem with all weights unpenalised. A
+        strict form may fail on its hard rows alone; those are tried first.
+        """
+        m = len(columns)
+        distance, solved = np.zeros(m), np.zeros(m, dtype=bool)
+        rays = np.zeros((m, self.problem.n_samples))
+        for start in range(0, m, GROUP):
+            part = slice(start, start + GROUP)
+            for hard_rows_alone in (True, False) if self.problem.strict else (False,):
+                group = self._least_squares_group(columns[part], hard_rows_alone)
+                polish(self.factorisation, group, replace(self.tolerances, sweeps=40))
+                found = np.sqrt(group.squares[:, 0])
+                if hard_rows_alone:
+                    found = np.where(found > 1e-9 * group.scale, np.inf, 0.0)
+                new = group.proved & (found > distance[part])
+                rays[part][new], distance[part][new] = group.y[new], found[new]
+                solved[part] |= new
+                self.answer.V[columns[part]], self.answer.beta[columns[part]] = group.V, group.beta
+        # A joint radius is out of reach only for all outputs together.
+        joint = np.ndim(epsilon) == 0
+        reached = np.linalg.norm(distance) if joint else distance
+        refuted = solved & (reached > epsilon * (1 + self.settings.tol_feas))
+        if joint and refuted.any():
+            refuted = np.ones(m, dtype=bool)
+        if refuted.any():
+            if self.answer.ray is None:
+                self.answer.ray = np.zeros_like(self.answer.theta)
+            self.answer.ray[:, columns[refuted]] = rays[refuted].T
+            for j in columns[refuted]:
+                self.answer.stops[j] = Status.INFEASIBLE
+        return refuted
+
+    def _least_squares_group(self, columns: Index, hard_rows_alone: bool) -> Group:
+        m = len(columns)
+        f = self.factorisation
+        group = self.group(
+            columns, np.zeros((m, f.n_inputs)), np.zeros(m), np.ones(m), None,
+            np.zeros((m, f.n_samples)),
+        )  # fmt: skip
+        group.penalty = np.zeros_like(group.penalty)
+        group.double[:] = True
+        if hard_rows_alone:
+            matched = group.lower == group.upper
+            group.lower = np.where(matched, -np.inf, group.lower)
+            group.upper = np.where(matched, np.inf, group.upper)
+            group.hard = group.nu = None
+        return group
+
     # Answers ----------------------------------------------------------------------------------
 
     def _store_group(self, columns: Index, group: Group) -> None:
@@ -398,10 +474,10 @@ class Run:
         answer.V[kept], answer.beta[kept] = group.V[done], group.beta[done]
         answer.tangent[kept] = group.tangent[done]
         answer.tangent_beta[kept] = group.tangent_beta[done]
-        answer.lambda_[kept] = group.lambda_[done]
+        answer.lambda_[kept], answer.square[kept] = group.lambda_[done], group.squares[done, 0]
         answer.theta[:, kept] = (group.y[done] / group.lambda_[done, None]).T
 
-    def _finish(self, columns: Index, iteration: int) -> None:
+    def finish(self, columns: Index, iteration: int) -> None:
         self.answer.proved[columns] = True
         self.answer.iterations[columns] += iteration
         for j in columns:
