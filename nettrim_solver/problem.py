@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from functools import cached_property
 from typing import Any, Literal
 
@@ -224,6 +225,50 @@ class Problem:
             lower, upper = self.box(columns)
             norms[columns] = np.sqrt(np.sum(np.clip(0.0, lower, upper) ** 2, axis=0))
         return norms
+
+    # Related problems ---------------------------------------------------------------------------
+
+    def select(self, columns: Any) -> Problem:
+        """Return the problem of some outputs alone (index array or slice), without new checks.
+
+        A joint radius stays as it is: it then belongs to these outputs.
+        """
+        changes: dict[str, Any] = {
+            name: None if getattr(self, name) is None else getattr(self, name)[:, columns]
+            for name in ("Y", "W", "Z", "lower", "upper")
+        }
+        changes["b"] = None if self.b is None else self.b[columns]
+        changes["n_outputs"] = len(np.arange(self.n_outputs)[columns])
+        if self.activation is not None:
+            changes["activation"] = self.activation.select(columns)
+        if self.weights.ndim == 2:
+            changes["weights"] = self.weights[:, columns]
+        for name in ("epsilon", "lambda_"):
+            level = getattr(self, name)
+            changes[name] = level[columns] if isinstance(level, np.ndarray) else level
+        return self._copy(**changes)
+
+    def least_distance(self) -> Problem:
+        """Return the problem of the least reachable distance: penalised, with no l1 weights at all."""
+        return self._copy(
+            formulation="penalised_strict" if self.strict else "penalised",
+            weights=np.zeros(self.n_inputs), epsilon=None, tolerance=None, lambda_=1.0,
+        )  # fmt: skip
+
+    def hard_rows(self) -> Problem:
+        """Return the pooled problem of the hard rows alone: the matched rows are set free."""
+        lower, upper = self.box()
+        matched = lower == upper
+        return self._copy(
+            Y=None, activation=None, Z=None, formulation="pooled",
+            lower=np.where(matched, -np.inf, lower), upper=np.where(matched, np.inf, upper),
+        )  # fmt: skip
+
+    def _copy(self, **changes: Any) -> Problem:
+        other = copy.copy(self)
+        other.__dict__.pop("target_norms", None)
+        other.__dict__.update(changes)
+        return other
 
     # Other budgets, files ---------------------------------------------------------------------
 

@@ -85,7 +85,9 @@ def _find_multiplier(run: Run) -> None:
         low, high = (lambda_, high) if distance < epsilon else (low, lambda_)
         curvature = float(np.sum(run.slopes()))
         rest = total - lambda_**2 * curvature
-        new = np.sqrt((epsilon**2 - rest) / curvature) if epsilon**2 > rest else 0.0
+        new = 0.0
+        if curvature > 0 and epsilon**2 > rest:
+            new = float(np.sqrt((epsilon**2 - rest) / curvature))
         if not low < new < high or not np.isfinite(new):
             new = 2.0 * low if np.isinf(high) else (np.sqrt(low * high) if low > 0 else 0.1 * high)
         # Patterns hold for small changes only; beyond, the tangent misleads.

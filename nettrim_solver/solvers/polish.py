@@ -18,7 +18,7 @@ with X, one with its transpose) and then takes, output by output, the Newton ste
     H = \tilde X_{AT}^T R \tilde X_{AT},
 
 with the new multiplier from the scalar quadratic of the ball. Hard rows are augmented-Lagrangian
-rows of stiffness R = ``STIFFNESS`` whose box is shifted by their multipliers, so that one code
+rows of weight R (``STIFFNESS``) whose box is shifted by their multipliers, so that one code
 serves the pooled, the strict, the penalised and the zero-radius forms. H may be factorised in
 float32: it is only the preconditioner of the exactly evaluated conditions.
 
@@ -151,10 +151,7 @@ def evaluate(
         squares[:, 1] = np.sum(np.square(y, where=hard, out=np.zeros_like(y)), axis=1)
         squares[:, 0] -= squares[:, 1]
         squares[:, 0] = np.maximum(squares[:, 0], 0.0)
-        shifted = Z + group.nu[active] / STIFFNESS
-        stiff = STIFFNESS * (shifted - np.clip(shifted, group.lower[active], group.upper[active]))
-        y = np.where(hard, stiff, y)
-        group.nu[active] = np.where(hard, y, 0.0)
+        y = np.where(hard, group.nu[active], y)
     group.y[active], group.squares[active] = y, squares
     sums = y.sum(axis=1)
     return factorisation.adjoint(y, sums), sums, Z
@@ -205,14 +202,19 @@ def _newton(
 ) -> bool:
     """Take one Newton step for output j, in place; return whether another sweep may help."""
     V, y, penalty, lambda_ = group.V[j], group.y[j], group.penalty[j], group.lambda_[j]
-    support, signs = _support(V, gradient, penalty, lambda_, factorisation.live, sweep > 0)
+    enter = sweep > 0 or not V.any()
+    support, signs = _support(V, gradient, penalty, lambda_, factorisation.live, enter)
     constant = int(factorisation.intercept)
     if len(support) + constant == 0:
         return False
     hard = None if group.hard is None else group.hard[j]
     fixed = group.lower[j] == group.upper[j]
     working = (y != 0) | (fixed if hard is None else fixed & ~hard)
-    stiff = np.flatnonzero(working & hard) if hard is not None else None
+    stiff = None
+    if hard is not None:
+        sides = np.where(hard, np.where(y != 0, y, Z - np.clip(Z, group.lower[j], group.upper[j])), 0.0)
+        stiff = np.flatnonzero(sides)
+        working[stiff] = True
     dtype = np.dtype(np.float32)
     if hard is not None or group.double[j] or len(support) <= SMALL_SUPPORT:
         dtype = np.dtype(np.float64)
@@ -220,14 +222,21 @@ def _newton(
     cost = np.append(penalty[support] * signs, np.zeros(constant))
     right = np.append(gradient[support], [imbalance] * constant)
     model = _Model(H, right, cost, np.append(V[support], np.zeros(constant)), lambda_)
-    if stiff is not None and len(stiff):
-        model.stiff_rows = gather(factorisation, stiff, support, np.dtype(np.float64))
-        model.stiff_y = y[stiff]
+    if stiff is not None:
+        assert group.nu is not None
+        ends = np.where(sides[stiff] > 0, group.upper[j, stiff], group.lower[j, stiff])
+        model.add_stiff_rows(
+            gather(factorisation, stiff, support, np.dtype(np.float64)),
+            y[stiff], Z[stiff] - ends, np.sign(sides[stiff]), stiff,
+        )  # fmt: skip
     radius = group.epsilon[j] if np.isfinite(group.epsilon[j]) else None
     step = model.solve(float(group.squares[j, 0]), radius)
     if step is None:
         return False
     group.lambda_[j] = lambda_ + step.change
+    if group.nu is not None:
+        group.nu[j] = 0.0
+        group.nu[j, model.indices] = model.multipliers(step.delta)
     V[support] = np.where(step.dropped[: len(support)], 0.0, V[support] - step.delta[: len(support)])
     group.double[j] |= sweep >= 4
     group.tangent[j] = 0.0
@@ -251,28 +260,42 @@ class _Step:
 class _Model:
     """The quadratic model of one output on its working columns and rows.
 
-    Solved as an active set does: columns whose sign would flip are set to zero, and the others are
-    solved for again, until no sign flips.
+    Solved as an active set does: columns whose sign would flip are set to zero, hard rows whose
+    multiplier would change sign are released, and the rest is solved for again, until nothing flips.
     """
 
     def __init__(
         self, H: NDArray[Any], right: Array, cost: Array, start: Array, lambda_: float
     ) -> None:
         self.H, self.right, self.cost, self.start, self.lambda_ = H, right, cost, start, lambda_
-        self.stiff_rows: Array | None = None
-        self.stiff_y: Array | None = None
+        self.rows = np.zeros((0, len(right)))
+        self.force = self.signs = np.zeros(0)
+        self.indices = np.zeros(0, dtype=np.int64)
+
+    def add_stiff_rows(
+        self, rows: Array, y: Array, excess: Array, signs: Array, indices: NDArray[np.int64]
+    ) -> None:
+        """Make rows of the model equalities: ``rows @ step = excess``, multipliers near y."""
+        self.right = self.right + rows.T @ (STIFFNESS * excess)
+        self.rows, self.force = rows, y + STIFFNESS * excess
+        self.signs, self.indices = signs, indices
+
+    def multipliers(self, delta: Array) -> Array:
+        """Return the multipliers of the stiff rows after a step."""
+        return self.force - STIFFNESS * (self.rows @ delta)
 
     def solve(self, square: float, epsilon: float | None) -> _Step | None:
         """Return the step from a point whose ball rows have the given squared norm."""
         n = len(self.right)
         free = np.ones(n, dtype=bool)
-        force = self.right + self.lambda_ * self.cost
         for _ in range(DROP_ROUNDS):
             u, v = np.where(free, 0.0, self.start), np.zeros(n)
-            H, target = self.H, force
+            H, target = self.H, self.right + self.lambda_ * self.cost
+            if not free.any():
+                return _Step(u, ~free, 0.0, v)
             if not free.all():
                 H = np.asfortranarray(self.H[np.ix_(free, free)])
-                target = (force - self._product(u))[free]
+                target = (target - self._product(u))[free]
             factor = _cholesky(H)
             if factor is None:
                 return None
@@ -284,9 +307,23 @@ class _Model:
                 return None
             flipped = free & (self.cost * (self.start - delta) < 0)
             free &= ~flipped
-            if not flipped.any():
+            if not (self._release(delta) or flipped.any()):
                 break
         return _Step(delta, ~free, change, v)
+
+    def _release(self, delta: Array) -> bool:
+        """Take out the hard rows whose multiplier would change sign; return whether there are any."""
+        wrong = self.multipliers(delta) * self.signs < 0
+        if not wrong.any():
+            return False
+        out = self.rows[wrong]
+        self.right = self.right - out.T @ self.force[wrong]
+        self.H = la.blas.dsyrk(
+            -STIFFNESS, out, beta=1.0, c=self.H, trans=1, lower=1, overwrite_c=1
+        )
+        for name in ("rows", "force", "signs", "indices"):
+            setattr(self, name, getattr(self, name)[~wrong])
+        return True
 
     def _product(self, x: Array) -> Array:
         symv = la.blas.ssymv if self.H.dtype == np.float32 else la.blas.dsymv
@@ -299,15 +336,14 @@ class _Model:
         since the distance grows with lambda. Without a root the support is too small: lambda
         shrinks as far as one step may, which lets columns in.
         """
-        ball = self.right
         Hu, Hv = self._product(u), self._product(v)
-        uu, uv, vv = u @ Hu, u @ Hv, v @ Hv
-        if self.stiff_rows is not None and self.stiff_y is not None:
-            ball = self.right - self.stiff_rows.T @ self.stiff_y
-            bu, bv = self.stiff_rows @ u, self.stiff_rows @ v
-            uu, uv, vv = (
-                uu - STIFFNESS * (bu @ bu), uv - STIFFNESS * (bu @ bv), vv - STIFFNESS * (bv @ bv)
-            )  # fmt: skip
+        # The model of the ball rows alone: without the stiff ones.
+        ball = self.right - self.rows.T @ self.force
+        bu, bv = self.rows @ u, self.rows @ v
+        uu, uv, vv = (
+            u @ Hu - STIFFNESS * (bu @ bu), u @ Hv - STIFFNESS * (bu @ bv),
+            v @ Hv - STIFFNESS * (bv @ bv),
+        )  # fmt: skip
         constant = square - 2.0 * (ball @ u) + uu - epsilon**2
         linear = 2.0 * (uv - ball @ v)
         if vv <= 0.0:

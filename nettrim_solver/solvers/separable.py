@@ -46,9 +46,9 @@ SINGLE_ITERATIONS = 150
 #: Problems below this size (P N m) iterate in float64: the products cost nothing.
 SMALL = 2_000_000
 
-#: Iterations after which the least reachable radius of an unproved output is computed (then at
-#: each power of four times this).
-RADIUS_CHECK = 100
+#: From this iteration on, outputs whose relative primal residual is still above the second number
+#: are checked for a radius out of reach, and again each time the iterations have grown fourfold.
+RADIUS_CHECK = (100, 3e-3)
 
 
 @dataclass
@@ -75,15 +75,14 @@ class Watch:
 
     support: NDArray[np.bool_]
     attempt: Index
-    changes: Index
-    refuted_checked: bool = False
+    primal: Array
+    radius_check: int = RADIUS_CHECK[0]
     V: Any = None
     lengths: tuple[Array, Array, Array] | None = None
 
     def keep(self, rows: Any) -> None:
-        self.support, self.attempt, self.changes = (
-            self.support[rows], self.attempt[rows], self.changes[rows]
-        )  # fmt: skip
+        for name in ("support", "attempt", "primal"):
+            setattr(self, name, getattr(self, name)[rows])
         if self.V is not None and self.lengths is not None:
             self.V = self.V[rows]
             step, size, force = self.lengths
@@ -181,7 +180,7 @@ class Run:
         watch = Watch(
             np.zeros(block.answer.shape, dtype=bool),
             np.full(len(block), FIRST_POLISH),
-            np.full(len(block), block.answer.shape[1]),
+            np.full(len(block), np.inf),
         )
         interval = self.settings.check_interval
         iteration = 0
@@ -304,6 +303,7 @@ class Run:
         dual = np.minimum(block.graph_square(moved), step)
         primal = step - dual
         watch.V = None
+        watch.primal = np.sqrt(np.divide(primal, size, out=np.zeros_like(size), where=size > 0))
         if not self.settings.adaptive_rho:
             return
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -325,20 +325,20 @@ class Run:
         watch.support = support
         settled = changes <= np.maximum(2, SETTLED * support.sum(axis=1))
         if joint:
-            if iteration >= RADIUS_CHECK and not watch.refuted_checked:
-                watch.refuted_checked = True
-                if self.refute(columns, block.epsilon).any():
-                    return np.zeros(len(columns), dtype=bool)
+            stuck = self._stuck(watch, iteration)
+            if stuck.any() and self.refute(columns, block.epsilon).any():
+                return np.zeros(len(columns), dtype=bool)
             done = iteration >= FIRST_POLISH and settled.mean() > 0.9
             if done or iteration >= self.settings.max_iter:
                 self._store(columns, block, iteration)
                 return np.zeros(len(columns), dtype=bool)
             return np.ones(len(columns), dtype=bool)
         keep = np.ones(len(columns), dtype=bool)
-        if iteration >= RADIUS_CHECK and not watch.refuted_checked and block.epsilon is not None:
-            watch.refuted_checked = True
-            keep = ~self.refute(columns, block.epsilon)
-            settled &= keep
+        if block.epsilon is not None:
+            stuck = np.flatnonzero(self._stuck(watch, iteration))
+            if len(stuck):
+                keep[stuck] = ~self.refute(columns[stuck], block.epsilon[stuck])
+                settled &= keep
         candidates = np.flatnonzero(settled & (iteration >= watch.attempt))
         if self.settings.polish and len(candidates):
             V, beta = block.estimate()
@@ -415,56 +415,47 @@ class Run:
             hard=hard, V=V.copy(), beta=beta.copy(), lambda_=multiplier.copy(), nu=nu,
         )  # fmt: skip
 
+    def _stuck(self, watch: Watch, iteration: int) -> NDArray[np.bool_]:
+        """Return which outputs look as if their radius were out of reach, at the times to look."""
+        if iteration < watch.radius_check:
+            return np.zeros(len(watch.primal), dtype=bool)
+        watch.radius_check = 4 * iteration
+        return watch.primal > RADIUS_CHECK[1]
+
     def refute(self, columns: Index, epsilon: Any) -> NDArray[np.bool_]:
         """Return which outputs cannot reach their radius; keep the ray and the nearest weights.
 
-        The least distance is the same semismooth Newton problem with all weights unpenalised. A
+        The least distance is a penalised problem without penalties, solved by a run of its own. A
         strict form may fail on its hard rows alone; those are tried first.
         """
-        m = len(columns)
-        distance, solved = np.zeros(m), np.zeros(m, dtype=bool)
-        rays = np.zeros((m, self.problem.n_samples))
-        for start in range(0, m, GROUP):
-            part = slice(start, start + GROUP)
-            for hard_rows_alone in (True, False) if self.problem.strict else (False,):
-                group = self._least_squares_group(columns[part], hard_rows_alone)
-                polish(self.factorisation, group, replace(self.tolerances, sweeps=40))
-                found = np.sqrt(group.squares[:, 0])
-                if hard_rows_alone:
-                    found = np.where(found > 1e-9 * group.scale, np.inf, 0.0)
-                new = group.proved & (found > distance[part])
-                rays[part][new], distance[part][new] = group.y[new], found[new]
-                solved[part] |= new
-                self.answer.V[columns[part]], self.answer.beta[columns[part]] = group.V, group.beta
-        # A joint radius is out of reach only for all outputs together.
-        joint = np.ndim(epsilon) == 0
-        reached = np.linalg.norm(distance) if joint else distance
-        refuted = solved & (reached > epsilon * (1 + self.settings.tol_feas))
-        if joint and refuted.any():
-            refuted = np.ones(m, dtype=bool)
+        problem = self.problem.select(columns)
+        best, refuted = None, np.zeros(len(columns), dtype=bool)
+        for part in [problem.hard_rows(), problem] if self.problem.strict else [problem]:
+            settings = replace(self.settings, max_iter=1000)
+            context = Context(n_threads=self.context.n_threads, started=self.context.started)
+            run = Run(part.least_distance(), settings, context, self.factorisation, self.workers)
+            run.solve_all()
+            distance = np.where(run.answer.proved, np.sqrt(run.answer.square), 0.0)
+            if part is not problem:
+                # Any distance of the hard rows alone, beyond rounding, refutes every radius.
+                refuted = distance > 1e-9 * problem.target_norms
+            elif np.ndim(epsilon) == 0:
+                out = np.linalg.norm(distance) > epsilon * (1 + self.settings.tol_feas)
+                refuted = np.full(len(columns), out)
+            else:
+                refuted = distance > epsilon * (1 + self.settings.tol_feas)
+            best = run.answer
+            if refuted.any():
+                break
         if refuted.any():
+            kept = columns[refuted]
             if self.answer.ray is None:
                 self.answer.ray = np.zeros_like(self.answer.theta)
-            self.answer.ray[:, columns[refuted]] = rays[refuted].T
-            for j in columns[refuted]:
+            self.answer.ray[:, kept] = best.theta[:, refuted]
+            self.answer.V[kept], self.answer.beta[kept] = best.V[refuted], best.beta[refuted]
+            for j in kept:
                 self.answer.stops[j] = Status.INFEASIBLE
         return refuted
-
-    def _least_squares_group(self, columns: Index, hard_rows_alone: bool) -> Group:
-        m = len(columns)
-        f = self.factorisation
-        group = self.group(
-            columns, np.zeros((m, f.n_inputs)), np.zeros(m), np.ones(m), None,
-            np.zeros((m, f.n_samples)),
-        )  # fmt: skip
-        group.penalty = np.zeros_like(group.penalty)
-        group.double[:] = True
-        if hard_rows_alone:
-            matched = group.lower == group.upper
-            group.lower = np.where(matched, -np.inf, group.lower)
-            group.upper = np.where(matched, np.inf, group.upper)
-            group.hard = group.nu = None
-        return group
 
     # Answers ----------------------------------------------------------------------------------
 
