@@ -78,6 +78,7 @@ class Factorisation:
         self.mean, norm = _column_statistics(X, problem.intercept)
         self.live = norm > 0
         self.norm = np.where(self.live, norm, 1.0)
+        self.inverse_norm = 1.0 / self.norm
         self.small_side = self.n_samples < self.n_inputs
         self.gram = None if self.small_side else self._gram()
         kernel = self._outer_gram() if self.gram is None else self.gram
@@ -108,6 +109,10 @@ class Factorisation:
         if dtype not in self._designs:
             self._designs[dtype] = self.X.astype(dtype)
         return self._designs[dtype]
+
+    def nearest_design(self, dtype: Any) -> Any:
+        """Return X in the given dtype if it is at hand, else X itself."""
+        return self._designs.get(np.dtype(dtype), self.X)
 
     def forward(self, V: NDArray[Any]) -> tuple[NDArray[Any], Array]:
         """Return ``X D^-1 V`` transposed, shape (m, P), and the shift ``-mu^T D^-1 V``, shape (m,).

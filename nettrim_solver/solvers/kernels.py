@@ -171,18 +171,28 @@ def _excess(Z, shift, lower, upper, strict, E, squares):  # type: ignore[no-unty
 
 
 def _gather(X, rows, columns, mean, scale, n_constant, out):  # type: ignore[no-untyped-def]
-    """Rows and columns of the centred and scaled X into `out`, with a column of ones behind.
+    """Rows and columns of the centred and scaled X into `out`, behind a column of ones.
 
-    The last `n_constant` (0 or 1) columns of `out` hold the intercept's column.
+    The first `n_constant` (0 or 1) columns of `out` hold the intercept's column.
     """
-    n = columns.shape[0]
     for r in range(rows.shape[0]):
         p = rows[r]
-        for k in range(n):
-            i = columns[k]
-            out[r, k] = (X[p, i] - mean[i]) * scale[i]
-        for k in range(n, n + n_constant):
+        for k in range(n_constant):
             out[r, k] = 1
+        for k in range(columns.shape[0]):
+            i = columns[k]
+            out[r, n_constant + k] = (X[p, i] - mean[i]) * scale[i]
+
+
+def _submatrix(matrix, chosen, out, offset):  # type: ignore[no-untyped-def]
+    """The lower triangle of a symmetric matrix's chosen rows and columns into ``out[offset:]``.
+
+    `matrix` must be valid below the diagonal, `chosen` ascending, `out` in Fortran order.
+    """
+    for k in range(chosen.shape[0]):
+        i = chosen[k]
+        for r in range(k, chosen.shape[0]):
+            out[offset + r, offset + k] = matrix[chosen[r], i]
 
 
 def _best_constants(lower, upper, constants, squares):  # type: ignore[no-untyped-def]
@@ -242,4 +252,5 @@ rescale = _compiled(_rescale)
 shrink_weights = _compiled(_shrink_weights)
 excess = _compiled(_excess)
 gather = _compiled(_gather)
+submatrix = _compiled(_submatrix)
 best_constants = _compiled(_best_constants)

@@ -26,19 +26,19 @@ Array = NDArray[np.float64]
 Index = NDArray[np.int64]
 
 #: Initial rho times lambda_0, the multiplier at which W = 0 becomes optimal (docs/performance.md).
-RHO = 50.0
+RHO = 80.0
 
 #: Residual ratios within this band leave rho alone; changes are clipped to the second interval.
 BALANCE_BAND = (0.5, 2.0)
 BALANCE_CLIP = (0.2, 5.0)
 
 #: Outputs polished together: enough for efficient products, few enough for small arrays.
-GROUP = 32
+GROUP = 16
 
 #: First iteration at which the polish may be tried, and the share of the support that may have
 #: changed since the last check.
 FIRST_POLISH = 20
-SETTLED = 0.15
+SETTLED = 0.05
 
 #: Iterations after which float32 iterates are continued in float64.
 SINGLE_ITERATIONS = 150
@@ -46,9 +46,9 @@ SINGLE_ITERATIONS = 150
 #: Problems below this size (P N m) iterate in float64: the products cost nothing.
 SMALL = 2_000_000
 
-#: From this iteration on, outputs whose relative primal residual is still above the second number
-#: are checked for a radius out of reach, and again each time the iterations have grown fourfold.
-RADIUS_CHECK = (100, 3e-3)
+#: From this iteration on, outputs whose relative primal residual is above the second number over
+#: the iterations are checked for a radius out of reach, and again at each fourfold of them.
+RADIUS_CHECK = (100, 3.0)
 
 
 @dataclass
@@ -420,7 +420,7 @@ class Run:
         if iteration < watch.radius_check:
             return np.zeros(len(watch.primal), dtype=bool)
         watch.radius_check = 4 * iteration
-        return watch.primal > RADIUS_CHECK[1]
+        return watch.primal > RADIUS_CHECK[1] / iteration
 
     def refute(self, columns: Index, epsilon: Any) -> NDArray[np.bool_]:
         """Return which outputs cannot reach their radius; keep the ray and the nearest weights.
