@@ -70,7 +70,7 @@ class Settings:
     adaptive_rho: bool = True
     check_interval: int = 10
     polish: bool = True
-    polish_sweeps: int = 8
+    polish_sweeps: int = 12
     memory_limit: int = 2**30
 
     def validate(self) -> None:

@@ -48,8 +48,12 @@ Array = NDArray[np.float64]
 #: Supports up to this size are factorised in float64 from the start: there it costs nothing.
 SMALL_SUPPORT = 96
 
-#: An attempt is given up when the distance leaves epsilon by this factor: its pattern is lost.
-LOST = 1.3
+#: Damping of the steps, a proximal term relative to the diagonal of H: least that counts, factor
+#: after a good step, first value, factor after a bad step.
+DAMPING = (1e-6, 0.1, 1e-3, 30.0)
+
+#: Relative rise of the merit that is still rounding.
+MERIT_SLACK = 1e-9
 
 #: A column enters when |x_i^T y| exceeds lambda c_i by this factor.
 ENTER = 1.0 + 1e-10
@@ -85,6 +89,9 @@ class Group:
         self.residual = np.full(m, np.inf)
         self.double = np.zeros(m, dtype=bool)
         self.systems: list[WorkingSet | None] = [None] * m
+        self.saved: list[tuple[Array, float, float] | None] = [None] * m
+        self.merit = np.full((m, 2), np.inf)
+        self.damping = np.zeros(m)
 
 
 @dataclass(frozen=True)
@@ -108,19 +115,45 @@ def polish(factorisation: Factorisation, group: Group, tolerances: Tolerances) -
         if sweep == tolerances.sweeps:
             return
         left = ~solved
-        active, gradient, imbalance, Z = active[left], gradient[left], imbalance[left], Z[left]
-        if sweep > 0:
-            ratio = np.sqrt(group.squares[active, 0]) / group.epsilon[active]
-            left = (ratio < LOST) | ~np.isfinite(group.epsilon[active])
-            active, gradient, imbalance, Z = active[left], gradient[left], imbalance[left], Z[left]
+        left[left] = _judge_steps(group, active[left])
+        stay = left.copy()
+        for k in np.flatnonzero(left):
+            j = active[k]
+            stay[k] = _newton(factorisation, group, j, gradient[k], imbalance[k], Z[k], sweep)
+        # Rejected steps were taken back; those outputs are evaluated anew, with more damping.
+        stay |= ~solved & ~left
+        active = active[stay]
         if len(active) == 0:
             return
-        keep = np.ones(len(active), dtype=bool)
-        for k, j in enumerate(active):
-            keep[k] = _newton(factorisation, group, j, gradient[k], imbalance[k], Z[k], sweep)
-        active = active[keep]
-        if len(active) == 0:
-            return
+
+
+def _judge_steps(group: Group, active: NDArray[Any]) -> NDArray[np.bool_]:
+    """Take back the steps that raised the penalised objective; return which were kept.
+
+    The merit ``lambda sum c |V| + ||E||^2 / 2``, at the new lambda, is what a step minimises on its
+    pattern. A step that raises it has met another pattern: it is undone and damped. Outputs with
+    hard rows are not judged, their multipliers being part of the step.
+    """
+    objective = np.sum(group.penalty[active] * np.abs(group.V[active]), axis=1)
+    merit = np.array([objective, 0.5 * group.squares[active, 0]])
+    lambda_ = group.lambda_[active]
+    new = lambda_ * merit[0] + merit[1]
+    old = lambda_ * group.merit[active, 0] + group.merit[active, 1]
+    kept = np.ones(len(active), dtype=bool)
+    if group.hard is None:
+        kept = ~(new > old + MERIT_SLACK * np.abs(old))
+    good, bad = active[kept], active[~kept]
+    group.merit[good] = merit[:, kept].T
+    group.damping[good] = np.where(
+        group.damping[good] > DAMPING[0], group.damping[good] * DAMPING[1], 0.0
+    )
+    for j in bad:
+        saved = group.saved[j]
+        assert saved is not None
+        group.V[j], group.beta[j], group.lambda_[j] = saved
+        group.damping[j] = max(DAMPING[2], group.damping[j] * DAMPING[3])
+        group.merit[j] = np.inf
+    return kept
 
 
 def evaluate(
@@ -209,6 +242,8 @@ def _newton(
         system = WorkingSet(factorisation, np.float64 if double else np.float32)
         group.systems[j] = system
     system.update(support, weights)
+    system.damp(float(group.damping[j]))
+    group.saved[j] = (V.copy(), float(group.beta[j]), lambda_)
     columns = system.columns
     signs = np.where(V[columns] != 0, np.sign(V[columns]), -np.sign(gradient[columns]))
     zeros = np.zeros(constant)

@@ -38,7 +38,7 @@ GROUP = 16
 #: First iteration at which the polish may be tried, and the share of the support that may have
 #: changed since the last check.
 FIRST_POLISH = 20
-SETTLED = 0.05
+SETTLED = 0.025
 
 #: Iterations after which float32 iterates are continued in float64.
 SINGLE_ITERATIONS = 150
@@ -108,7 +108,7 @@ class Run:
         self.factorisation, self.workers = factorisation, workers
         self.seconds = {"admm": 0.0, "polish": 0.0}
         self.tolerances = Tolerances(
-            0.05 * settings.tol_gap, 0.1 * settings.tol_feas, settings.polish_sweeps
+            (0.05 if problem.joint else 0.5) * settings.tol_gap, 0.1 * settings.tol_feas, settings.polish_sweeps
         )
         M, N, P = problem.n_outputs, problem.n_inputs, problem.n_samples
         self.answer = Answer(

@@ -49,6 +49,7 @@ class WorkingSet:
         self.weights = np.zeros(factorisation.n_samples)
         self.H: NDArray[Any] | None = None
         self.factor: NDArray[Any] | None = None
+        self.damping = 0.0
 
     def update(self, columns: Index, weights: Array) -> None:
         """Bring H to these columns (a set) and row weights; ``self.columns`` gives their order."""
@@ -67,10 +68,16 @@ class WorkingSet:
         if len(new):
             self._append(new)
 
+    def damp(self, damping: float) -> None:
+        """Set the proximal term of the steps, relative to the diagonal of H."""
+        if damping != self.damping:
+            self.damping, self.factor = damping, None
+
     def restricted(self, keep: NDArray[np.bool_]) -> WorkingSet:
         """Return the working set of these columns alone, without changing this one."""
         other = WorkingSet(self.factorisation, self.dtype)
         other.columns, other.weights, other.H = self.columns, self.weights, self.H
+        other.damping = self.damping
         other.cut(keep)
         return other
 
@@ -104,7 +111,7 @@ class WorkingSet:
         original = self.H[diagonal].copy()
         if not (np.isfinite(original).all() and original.max() > 0):
             return False
-        ridge = RIDGE[self.dtype]
+        ridge = max(RIDGE[self.dtype], self.damping)
         scale = np.maximum(original, original.mean())
         for _ in range(6):
             regular = self.H.copy(order="F")
