@@ -161,7 +161,8 @@ def evaluate(
 ) -> tuple[Array, Array, Array]:
     """Evaluate y and its products for some outputs, in float64.
 
-    Returns ``X~^T y`` of shape (m, N), the row sums of y, and the pre-activations (m, P).
+    Returns ``X~^T y`` of shape (m, N), the row sums of y (which an intercept wants to be zero), and
+    the pre-activations (m, P).
     """
     Z, shift = factorisation.forward(group.V[active])
     Z += (shift + group.beta[active])[:, None]
@@ -175,7 +176,7 @@ def evaluate(
         squares[:, 0] = np.maximum(squares[:, 0], 0.0)
         y = np.where(hard, group.nu[active], y)
     group.y[active], group.squares[active] = y, squares
-    sums = y.sum(axis=1)
+    sums = y.sum(axis=1) if factorisation.intercept else np.zeros(len(y))
     return factorisation.adjoint(y, sums), sums, Z
 
 
