@@ -74,27 +74,51 @@ def _find_multiplier(run: Run) -> None:
     epsilon = float(problem.epsilon)  # type: ignore[arg-type]
     scale = max(epsilon, RADIUS_FLOOR * float(np.linalg.norm(problem.target_norms)))
     known = answer.lambda_[np.isfinite(answer.lambda_) & (answer.lambda_ > 0)]
-    lambda_ = float(np.median(known)) if len(known) else 1.0
-    low, high = 0.0, np.inf
+    if not len(known) and _idle(run):
+        return
+    lambda_ = float(np.median(known)) if len(known) else float(np.median(run.natural))
+    first, low, high, miss = lambda_, 0.0, np.inf, np.inf
     for _ in range(ROUNDS):
         _solve_at(run, lambda_)
         total = float(np.sum(answer.square))
         distance = np.sqrt(total)
         if abs(distance - epsilon) <= run.tolerances.feas * scale:
             return
+        if not answer.proved.all():
+            return  # out of iterations
         low, high = (lambda_, high) if distance < epsilon else (low, lambda_)
+        if np.isinf(high) and lambda_ > 10.0 * first and _idle(run):
+            return
         curvature = float(np.sum(run.slopes()))
         rest = total - lambda_**2 * curvature
         new = 0.0
         if curvature > 0 and epsilon**2 > rest:
             new = float(np.sqrt((epsilon**2 - rest) / curvature))
-        if not low < new < high or not np.isfinite(new):
-            new = 2.0 * low if np.isinf(high) else (np.sqrt(low * high) if low > 0 else 0.1 * high)
+        miss, last_miss = abs(distance - epsilon), miss
+        exact = low < new < high and miss <= 0.5 * last_miss
+        if not exact:
+            # No progress: a vertex whose distance does not depend on lambda, or a wild pattern.
+            new = 3.0 * low if np.isinf(high) else (np.sqrt(low * high) if low > 0 else 0.3 * high)
         # Patterns hold for small changes only; beyond, the tangent misleads.
         new = float(np.clip(new, 0.2 * lambda_, 5.0 * lambda_))
-        answer.V -= (new - lambda_) * answer.tangent
-        answer.beta -= (new - lambda_) * answer.tangent_beta
+        if exact and abs(new - lambda_) < 0.3 * lambda_:
+            answer.V -= (new - lambda_) * answer.tangent
+            answer.beta -= (new - lambda_) * answer.tangent_beta
         lambda_ = new
+
+
+def _idle(run: Run) -> bool:
+    """Solve as if the ball were not active; return whether that was right."""
+    answer, epsilon = run.answer, float(run.problem.epsilon)  # type: ignore[arg-type]
+    for columns in run.blocks():
+        if not np.isfinite(answer.rho[columns]).all():
+            return False
+        none = np.full(len(columns), np.inf)
+        run.polish(
+            columns, answer.V[columns], answer.beta[columns], none, np.full(len(columns), epsilon),
+            np.ascontiguousarray(answer.theta[:, columns].T), 0,
+        )  # fmt: skip
+    return bool(answer.proved.all() and np.sqrt(np.sum(answer.square)) <= epsilon)
 
 
 def _solve_at(run: Run, lambda_: float) -> None:

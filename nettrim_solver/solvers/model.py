@@ -17,7 +17,7 @@ from .working_set import FIXED, WorkingSet, gather
 Array = NDArray[np.float64]
 
 #: Weight of a hard row against a ball row. The multipliers converge by about this factor a sweep.
-STIFFNESS = 1e3
+STIFFNESS = 1e4
 
 #: Largest relative change of lambda in one step: the iterate's estimate is a good one, and near a
 #: support that is too small the ball's quadratic is not.

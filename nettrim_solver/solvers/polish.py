@@ -55,6 +55,10 @@ DAMPING = (1e-6, 0.1, 1e-3, 30.0)
 #: Relative rise of the merit that is still rounding.
 MERIT_SLACK = 1e-9
 
+#: Factor by which the residual of an output with hard rows may rise in a good step, above a floor.
+RESIDUAL_SLACK = 3.0
+RESIDUAL_FLOOR = 1e-4
+
 #: A column enters when |x_i^T y| exceeds lambda c_i by this factor.
 ENTER = 1.0 + 1e-10
 
@@ -63,15 +67,17 @@ ENTER = 1.0 + 1e-10
 class Group:
     """Some outputs in scaled coordinates, and where their conditions stand.
 
-    Shapes: ``m`` outputs, ``P`` samples, ``N`` inputs; float64. ``epsilon`` is infinite where the
-    multiplier is given (penalised, or a joint radius); ``scale`` is
-    what violations are measured against; ``nu`` holds y on hard rows.
+    Shapes: ``m`` outputs, ``P`` samples, ``N`` inputs; float64. ``epsilon`` is the radius
+    to be met with equality, infinite where the multiplier is given (penalised, a joint radius, a
+    ball that is not active); ``radius`` the one to be kept; ``scale`` is what violations are
+    measured against; ``nu`` holds y on hard rows.
     """
 
     lower: Array
     upper: Array
     penalty: Array
     epsilon: Array
+    radius: Array
     scale: Array
     hard: NDArray[np.bool_] | None
     V: Array
@@ -89,7 +95,7 @@ class Group:
         self.residual = np.full(m, np.inf)
         self.double = np.zeros(m, dtype=bool)
         self.systems: list[WorkingSet | None] = [None] * m
-        self.saved: list[tuple[Array, float, float] | None] = [None] * m
+        self.saved: list[tuple[Array, float, float, Array | None] | None] = [None] * m
         self.merit = np.full((m, 2), np.inf)
         self.damping = np.zeros(m)
 
@@ -128,29 +134,39 @@ def polish(factorisation: Factorisation, group: Group, tolerances: Tolerances) -
 
 
 def _judge_steps(group: Group, active: NDArray[Any]) -> NDArray[np.bool_]:
-    """Take back the steps that raised the penalised objective; return which were kept.
+    """Take back the steps that made things worse; return which were kept.
 
     The merit ``lambda sum c |V| + ||E||^2 / 2``, at the new lambda, is what a step minimises on its
-    pattern. A step that raises it has met another pattern: it is undone and damped. Outputs with
-    hard rows are not judged, their multipliers being part of the step.
+    pattern; a step that raises it has met another pattern, and is undone and damped. With hard rows,
+    whose multipliers are part of the step, the conditions' own residual takes the merit's place.
     """
-    objective = np.sum(group.penalty[active] * np.abs(group.V[active]), axis=1)
-    merit = np.array([objective, 0.5 * group.squares[active, 0]])
-    lambda_ = group.lambda_[active]
-    new = lambda_ * merit[0] + merit[1]
-    old = lambda_ * group.merit[active, 0] + group.merit[active, 1]
-    kept = np.ones(len(active), dtype=bool)
+    merit = np.zeros((len(active), 2))
     if group.hard is None:
-        kept = ~(new > old + MERIT_SLACK * np.abs(old))
-    good, bad = active[kept], active[~kept]
-    group.merit[good] = merit[:, kept].T
-    group.damping[good] = np.where(
-        group.damping[good] > DAMPING[0], group.damping[good] * DAMPING[1], 0.0
-    )
+        merit[:, 0] = np.sum(group.penalty[active] * np.abs(group.V[active]), axis=1)
+        merit[:, 1] = 0.5 * group.squares[active, 0]
+        lambda_, slack = group.lambda_[active], 1.0 + MERIT_SLACK
+    else:
+        equality = np.isfinite(group.epsilon[active])
+        ball = np.abs(np.sqrt(group.squares[active, 0]) - np.where(equality, group.epsilon[active], 0))
+        merit[:, 1] = np.minimum(group.residual[active], 1.0) + (
+            np.where(equality, ball, 0.0) + np.sqrt(group.squares[active, 1])
+        ) / group.scale[active]
+        lambda_, slack = np.zeros(len(active)), RESIDUAL_SLACK
+    new = lambda_ * merit[:, 0] + merit[:, 1]
+    first = ~np.isfinite(group.merit[active, 1])
+    with np.errstate(invalid="ignore"):
+        old = lambda_ * group.merit[active, 0] + group.merit[active, 1]
+        kept = first | (new <= slack * old + RESIDUAL_FLOOR * (slack - 1.0))
+    good, bad, settled = active[kept], active[~kept], active[kept & ~first]
+    group.merit[good] = merit[kept]
+    eased = group.damping[settled] * DAMPING[1]
+    group.damping[settled] = np.where(eased > DAMPING[0], eased, 0.0)
     for j in bad:
         saved = group.saved[j]
         assert saved is not None
-        group.V[j], group.beta[j], group.lambda_[j] = saved
+        group.V[j], group.beta[j], group.lambda_[j], nu = saved
+        if group.nu is not None:
+            group.nu[j] = nu
         group.damping[j] = max(DAMPING[2], group.damping[j] * DAMPING[3])
         group.merit[j] = np.inf
     return kept
@@ -190,7 +206,7 @@ def _solved(
     objective = np.sum(penalty * np.abs(V), axis=1)
     bounded = np.isfinite(epsilon)
     scale = group.scale[active]
-    kept = (ball - epsilon <= tolerances.feas * scale) & (excess <= tolerances.feas * scale)
+    kept = (ball - group.radius[active] <= tolerances.feas * scale) & (excess <= tolerances.feas * scale)
     with np.errstate(divide="ignore", invalid="ignore"):
         limit = lambda_[:, None] * penalty
         slopes = np.abs(gradient)
@@ -244,7 +260,8 @@ def _newton(
         group.systems[j] = system
     system.update(support, weights)
     system.damp(float(group.damping[j]))
-    group.saved[j] = (V.copy(), float(group.beta[j]), lambda_)
+    nu = None if group.nu is None else group.nu[j].copy()
+    group.saved[j] = (V.copy(), float(group.beta[j]), lambda_, nu)
     columns = system.columns
     signs = np.where(V[columns] != 0, np.sign(V[columns]), -np.sign(gradient[columns]))
     zeros = np.zeros(constant)

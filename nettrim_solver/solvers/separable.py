@@ -110,6 +110,7 @@ class Run:
         self.tolerances = Tolerances(
             (0.05 if problem.joint else 0.5) * settings.tol_gap, 0.1 * settings.tol_feas, settings.polish_sweeps
         )
+        self.natural = np.ones(problem.n_outputs)
         M, N, P = problem.n_outputs, problem.n_inputs, problem.n_samples
         self.answer = Answer(
             V=np.zeros((M, N)), beta=np.zeros(M), tangent=np.zeros((M, N)),
@@ -235,6 +236,7 @@ class Run:
             V, beta, E, limit = V[left], beta[left], E[left], limit[left]
         if len(columns) == 0:
             return columns, epsilon, lambda_, None
+        self.natural[columns] = limit
         rho = (settings.rho or RHO) / limit
         theta = np.divide(E, limit[:, None], out=E)
         warm = self.warm_start(columns)
@@ -360,7 +362,6 @@ class Run:
         theta: NDArray[Any], iteration: int,
     ) -> NDArray[np.bool_]:  # fmt: skip
         multiplier = block.multiplier[candidates]
-        multiplier = np.where(np.isfinite(multiplier) & (multiplier > 0), multiplier, 1.0)
         self.answer.rho[columns[candidates]] = block.rho[candidates]
         proved = self.polish(
             columns[candidates], V[candidates], beta[candidates], multiplier,
@@ -385,11 +386,28 @@ class Run:
             group.tangent = self.answer.tangent[columns[part]]
             group.tangent_beta = self.answer.tangent_beta[columns[part]]
             polish(self.factorisation, group, self.tolerances)
+            if epsilon is not None:
+                self._check_idle(columns[part], group, multiplier[part])
             proved[part] = group.proved
             self._store_group(columns[part], group)
             self.finish(columns[part][group.proved], iteration)
         self.seconds["polish"] += time.perf_counter() - tick
         return proved
+
+    def _check_idle(self, columns: Index, group: Group, multiplier: Array) -> None:
+        """Withdraw the proof of outputs whose ball was left out but is not kept after all."""
+        idle = np.flatnonzero(~np.isfinite(multiplier) & group.proved & (group.radius > 0))
+        if len(idle) == 0:
+            return
+        lower, upper = self.box(columns[idle])
+        Z, shift = self.factorisation.forward(group.V[idle])
+        Z += (shift + group.beta[idle])[:, None]
+        E = np.where(lower == upper, Z - lower, 0.0) if self.problem.strict else (
+            Z - np.clip(Z, lower, upper)
+        )
+        group.squares[idle, 0] = np.sum(np.square(E, where=np.isfinite(E), out=np.zeros_like(E)), 1)
+        excess = np.sqrt(group.squares[idle, 0]) - group.radius[idle]
+        group.proved[idle] = excess <= self.tolerances.feas * group.scale[idle]
 
     def group(
         self, columns: Index, V: Array, beta: Array, multiplier: Array, epsilon: Array | None,
@@ -399,19 +417,32 @@ class Run:
         lower, upper = self.box(columns)
         target = self.problem.target_norms[columns]
         scale = target
+        if self.problem.joint:
+            # The outputs share the radius that their violations are measured against.
+            share = self.problem.epsilon / np.sqrt(self.problem.n_outputs)  # type: ignore[operator]
+            scale = np.maximum(share, RADIUS_FLOOR * target)
         hard = lower < upper if self.problem.strict else None
-        radius = np.full(len(columns), np.inf)
+        radius = equality = np.full(len(columns), np.inf)
         if epsilon is not None:
-            scale = np.maximum(epsilon, RADIUS_FLOOR * target)
-            radius = np.where(epsilon > 0, epsilon, np.inf)
-            if np.any(epsilon == 0):
-                hard = (epsilon == 0)[:, None] | (False if hard is None else hard)
+            radius, scale = epsilon, np.maximum(epsilon, RADIUS_FLOOR * target)
+            point = epsilon == 0
+            if point.any():
+                hard = point[:, None] | (False if hard is None else hard)
                 hard = np.broadcast_to(hard, lower.shape)
+            # Without a force on the ball its rows are free here (and looked at afterwards), or they
+            # are hard when the ball is a point; lambda is then only the unit of the multipliers.
+            idle = ~np.isfinite(multiplier) & ~point
+            free = idle[:, None] & (lower == upper)
+            lower, upper = np.where(free, -np.inf, lower), np.where(free, np.inf, upper)
+            equality = np.where(point | idle, np.inf, epsilon)
+            usable = np.isfinite(multiplier) & (multiplier > 0) & ~point
+            multiplier = np.where(usable, multiplier, self.natural[columns])
         nu = None
         if hard is not None:
             nu = np.where(hard, multiplier[:, None] * theta, 0.0)
         return Group(
-            lower=lower, upper=upper, penalty=self.penalty(columns), epsilon=radius, scale=scale,
+            lower=lower, upper=upper, penalty=self.penalty(columns), epsilon=equality,
+            radius=radius, scale=scale,
             hard=hard, V=V.copy(), beta=beta.copy(), lambda_=multiplier.copy(), nu=nu,
         )  # fmt: skip
 

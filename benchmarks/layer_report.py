@@ -1,0 +1,305 @@
+"""Tables, verdicts and the plot of the benchmark ``layer``, from its result alone.
+
+    python -m benchmarks.layer_report
+
+writes the tables of docs/performance.md anew from benchmarks/results/layer.json, so that no number
+there is typed by hand.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from .environment import ROOT
+
+RESULT = ROOT / "benchmarks" / "results" / "layer.json"
+PAGE = ROOT / "docs" / "performance.md"
+
+#: The tables stand between these two lines of the page.
+BEGIN, END = "<!-- tables of layer.json -->", "<!-- end of the tables -->"
+
+STAGES = ("checks", "setup", "admm", "polish", "certify", "other")
+COLOURS = ("#b9b9b9", "#8c6bb1", "#2c7fb8", "#f28e2b", "#59a14f", "#d9d9d9")
+
+MEGABYTE = 1e6
+
+
+def verdicts(result: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Hold every target against its worst case: ``{name: {wanted, worst, met}}``.
+
+    A target that nothing was measured for is left out.
+    """
+    targets = result["targets"]
+    cases = [case for part in result["runs"] for case in part["cases"]]
+    missing = [
+        f"{case['name']}, {part['n_threads']} threads"
+        for part in result["runs"] for case in part["cases"] if not proved(case, targets)
+    ]  # fmt: skip
+    found = {
+        "proved": {
+            "wanted": "every output, gap and violation at most "
+            f"{targets['gap']:g} and {targets['violation']:g}",
+            "worst": {name: max(case[name] for case in cases) for name in ("gap", "violation")},
+            "not_proved": missing,
+            "met": not missing,
+        }
+    }
+    for name, wanted in targets["pairs"].items():
+        worst = max(case["pairs"] for case in cases if case["name"] == name)
+        found[f"pairs, {name}"] = {"wanted": wanted, "worst": worst, "met": worst <= wanted}
+    for name in ("clarabel", "published"):
+        entries = [entry for entry in result[name] or [] if "ratio" in entry]
+        if entries:
+            worst, wanted = min(entry["ratio"] for entry in entries), targets[f"{name}_ratio"]
+            found[f"{name}_ratio"] = {"wanted": wanted, "worst": worst, "met": worst >= wanted}
+    return found
+
+
+def proved(case: dict[str, Any], targets: dict[str, Any]) -> bool:
+    """Return whether every output of a case is proved within the targets."""
+    return (
+        case["n_proved"] == case["n_outputs"]
+        and case["gap"] <= targets["gap"]
+        and case["violation"] <= targets["violation"]
+    )
+
+
+def describe(result: dict[str, Any]) -> str:
+    """Return the tables and the verdicts as text."""
+    layer = result["layer"]
+    lines = [
+        f"X {layer['n_samples']} x {layer['n_inputs']}, {layer['n_outputs']} outputs, float64; "
+        f"median of {result['repeats']}; one pair: {result['pair']}",
+        *_case_tables(result),
+        *_stage_tables(result),
+        *_other_layers(result),
+        *_clarabel_table(result),
+        *_published_table(result),
+        *_memory_table(result),
+        "",
+        "targets (this short run says nothing about them)" if result["quick"] else "targets",
+    ]
+    for name, verdict in result["met"].items():
+        wanted, worst = verdict["wanted"], verdict["worst"]
+        if isinstance(worst, dict):
+            worst = ", ".join(f"{key} {value:.1e}" for key, value in worst.items())
+        else:
+            wanted, worst = f"{wanted:g}", f"{worst:.1f}"
+        lines.append(f"  {_word(verdict['met']):7}{name}: wanted {wanted}; worst {worst}")
+        lines += [f"         not proved: {case}" for case in verdict.get("not_proved", [])]
+    return "\n".join(lines)
+
+
+def _case_tables(result: dict[str, Any]) -> list[str]:
+    lines = []
+    for part in result["runs"]:
+        lines += [
+            "",
+            f"threads: {part['n_threads']} (load {part['load_average']})",
+            f"{'case':24}{'seconds':>9}{'noise':>7}{'pair ms':>14}{'pairs':>8}{'target':>8}"
+            f"{'':8}{'nonzero':>8}{'gap':>9}{'viol.':>9}{'proved':>9}{'its mean':>9}{'max':>6}",
+        ]
+        for case in part["cases"]:
+            target = case["target_pairs"]
+            verdict = "" if target is None else _word(case["pairs"] <= target)
+            noise = max(case["seconds_all"]) / case["seconds"] - 1.0
+            pair = f"{1e3 * case['pair_seconds_before']:.1f}/{1e3 * case['pair_seconds_after']:.1f}"
+            lines.append(
+                f"{case['name']:24}{case['seconds']:>9.3f}{noise:>7.0%}{pair:>14}"
+                f"{case['pairs']:>8.1f}{'' if target is None else f'{target:g}':>8} {verdict:7}"
+                f"{case['nonzero_fraction']:>8.1%}{_judged(case)}"
+                f"{case['iterations_mean']:>9.1f}{case['iterations_max']:>6}"
+            )
+    return lines
+
+
+def _stage_tables(result: dict[str, Any]) -> list[str]:
+    lines = []
+    for part in result["runs"]:
+        lines += [
+            "",
+            f"where the time goes, in pairs, threads: {part['n_threads']} "
+            "(admm = gemm + projection + rest, estimated)",
+            f"{'case':24}" + "".join(f"{name:>9}" for name in STAGES)
+            + " |" + "".join(f"{name:>11}" for name in ("gemm", "projection", "rest")),
+        ]  # fmt: skip
+        for case in part["cases"]:
+            stages = "".join(f"{case['stages'].get(name, 0.0):>9.1f}" for name in STAGES)
+            parts = "".join(f"{value:>11.1f}" for value in case["admm_parts"].values())
+            lines.append(f"{case['name']:24}{stages} |{parts}")
+    return lines
+
+
+def _other_layers(result: dict[str, Any]) -> list[str]:
+    lines = ["", "other layers of this shape, 1 thread, one run each"]
+    for other in result["other_layers"]:
+        law = f"decay {other['layer']['decay']:g}"
+        law += ", with biases" if other["layer"]["biases"] else ""
+        for case in other["cases"]:
+            lines.append(
+                f"{law:24}{case['name']:24}{case['pairs']:>8.1f} pairs"
+                f"{case['nonzero_fraction']:>8.1%}{_judged(case)}"
+                f"{case['iterations_mean']:>9.1f}{case['iterations_max']:>6}"
+            )
+    return lines
+
+
+def _clarabel_table(result: dict[str, Any]) -> list[str]:
+    if not result["clarabel"]:
+        return []
+    wanted = result["targets"]["clarabel_ratio"]
+    lines = [
+        "",
+        "Clarabel through cvxpy, 1 thread, a few outputs scaled to the layer",
+        f"{'case':24}{'seconds':>9}{'outputs':>8}{'scaled':>9}{'ratio':>8} {f'(>= {wanted:g})':10}"
+        f"{'difference':>11}{'gap':>9}{'viol.':>9}{'proved':>9}  solved",
+    ]
+    for entry in result["clarabel"]:
+        if "skipped" in entry:
+            lines.append(f"{entry['name']:24}skipped: {entry['skipped']}")
+            continue
+        lines.append(
+            f"{entry['name']:24}{entry['seconds_measured']:>9.2f}"
+            f"{entry['scaled_from_outputs']:>8}{entry['seconds_scaled']:>9.0f}"
+            f"{entry['ratio']:>8.0f} {_word(entry['ratio'] >= wanted):10}"
+            f"{entry['objective_difference']:>11.1e}{_judged(entry)}  {entry['solved_as']}"
+        )
+    return lines
+
+
+def _published_table(result: dict[str, Any]) -> list[str]:
+    if not result["published"]:
+        return []
+    wanted = result["targets"]["published_ratio"]
+    lines = [
+        "",
+        "published ADMM, 1 thread, all outputs (a ratio where the limit stopped it: a lower bound)",
+        f"{'case':24}{'seconds':>9}{'pairs':>8}{'its':>7}{'stopped by':>12}{'ratio':>8} "
+        f"{f'(>= {wanted:g})':10}{'difference':>11}{'gap':>9}{'viol.':>9}{'proved':>9}",
+    ]
+    for entry in result["published"]:
+        stop = "limit" if entry["stopped_by_limit"] else "itself"
+        lines.append(
+            f"{entry['name']:24}{entry['seconds']:>9.1f}{entry['pairs']:>8.0f}"
+            f"{entry['iterations_max']:>7}{stop:>12}"
+            f"{entry['ratio']:>8.1f} {_word(entry['ratio'] >= wanted):10}"
+            f"{entry['objective_difference']:>11.1e}{_judged(entry)}"
+        )
+    return lines
+
+
+def _memory_table(result: dict[str, Any]) -> list[str]:
+    lines = [
+        "",
+        "peak memory over the inputs' own, MB; (P, M) float64 arrays without what outputs share",
+        f"{'case':24}{'limit':>7}{'inputs':>8}{'resident':>10}{'arrays':>8}{'N x N':>8}"
+        f"{'float32 X':>11}{'(P, M) of arrays':>18}{'of resident':>13}  status",
+    ]
+    for entry in result["memory"]:
+        shared = entry["shared_bytes"]
+        limit = entry["memory_limit"]
+        lines.append(
+            f"{entry['name']:24}{'' if limit is None else _megabytes(limit):>7}"
+            f"{_megabytes(entry['inputs_bytes']):>8}{_megabytes(entry['resident_bytes']):>10}"
+            f"{_megabytes(entry['array_bytes']):>8}{_megabytes(shared['square_matrices']):>8}"
+            f"{_megabytes(shared['design_and_vectors']):>11}{entry['arrays_of_outputs']:>18.1f}"
+            f"{entry['resident_arrays_of_outputs']:>13.1f}  {entry['status']}"
+        )
+    return lines
+
+
+def plot(result: dict[str, Any], path: Path) -> None:
+    """Draw the stages of every case as stacked bars, in GEMM pairs, a panel per thread count."""
+    from matplotlib.figure import Figure
+
+    runs = result["runs"]
+    figure = Figure(figsize=(5.2 * len(runs) + 2.0, 4.2), layout="constrained")
+    panels = figure.subplots(1, len(runs), sharey=True, squeeze=False)[0]
+    for panel, part in zip(panels, runs, strict=True):
+        names = [case["name"] for case in part["cases"]]
+        left = [0.0] * len(names)
+        for stage, colour in zip(STAGES, COLOURS, strict=True):
+            widths = [case["stages"].get(stage, 0.0) for case in part["cases"]]
+            panel.barh(names, widths, left=left, color=colour, label=stage)
+            left = [a + b for a, b in zip(left, widths, strict=True)]
+        for row, case in enumerate(part["cases"]):
+            if case["target_pairs"] is not None:
+                panel.plot([case["target_pairs"]] * 2, [row - 0.4, row + 0.4], color="black")
+        panel.invert_yaxis()
+        threads = part["n_threads"]
+        panel.set_title(f"{threads} thread{'s' if threads > 1 else ''}")
+        panel.set_xlabel("GEMM pairs (black: target)")
+        panel.spines[["top", "right"]].set_visible(False)
+    panels[-1].legend(frameon=False, fontsize="small")
+    figure.savefig(path, dpi=150)
+
+
+def markdown(result: dict[str, Any]) -> str:
+    """Return the tables of the documentation: stages, parts of the ADMM stage, memory."""
+    lines = []
+    for part in result["runs"]:
+        columns = ("case", "pairs", *STAGES, "iterations", "nonzero")
+        lines += [f"Threads: {part['n_threads']}.", "", *_row(columns), _rule(len(columns))]
+        for case in part["cases"]:
+            stages = [f"{case['stages'].get(name, 0.0):.1f}" for name in STAGES]
+            lines += _row(
+                [
+                    case["name"],
+                    f"{case['pairs']:.1f}",
+                    *stages,
+                    f"{case['iterations_mean']:.0f}",
+                    f"{case['nonzero_fraction']:.1%}",
+                ]
+            )
+        lines.append("")
+    columns = ("case, 1 thread", "products with X", "graph projection", "passes and checks")
+    lines += [*_row(columns), _rule(len(columns))]
+    for case in result["runs"][0]["cases"]:
+        lines += _row([case["name"], *(f"{value:.1f}" for value in case["admm_parts"].values())])
+    columns = ("case", "memory_limit, MB", "peak, MB", "inputs, MB", "shared, MB", "(P, M) arrays")
+    lines += ["", *_row(columns), _rule(len(columns))]
+    for entry in result["memory"]:
+        limit = entry["memory_limit"]
+        lines += _row([
+            entry["name"], "default" if limit is None else _megabytes(limit),
+            _megabytes(entry["array_bytes"]), _megabytes(entry["inputs_bytes"]),
+            _megabytes(sum(entry["shared_bytes"].values())), f"{entry['arrays_of_outputs']:.1f}",
+        ])  # fmt: skip
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Put the tables of the full run into the page, between its two marks."""
+    record = json.loads(RESULT.read_text(encoding="utf-8"))
+    head, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
+    tail = rest.partition(END)[2]
+    text = f"{head}{BEGIN}\n\n{markdown(record['result'])}\n\n{END}{tail}"
+    PAGE.write_text(text, encoding="utf-8")
+
+
+def _row(cells: Sequence[str]) -> list[str]:
+    return ["| " + " | ".join(cells) + " |"]
+
+
+def _rule(n_columns: int) -> str:
+    return "|" + "---|" * n_columns
+
+
+def _judged(case: dict[str, Any]) -> str:
+    share = f"{case['n_proved']}/{case['n_outputs']}"
+    return f"{case['gap']:>9.1e}{case['violation']:>9.1e}{share:>9}"
+
+
+def _word(met: bool) -> str:
+    return "met" if met else "MISSED"
+
+
+def _megabytes(count: float) -> str:
+    return f"{count / MEGABYTE:.1f}"
+
+
+if __name__ == "__main__":
+    main()
