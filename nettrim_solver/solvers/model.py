@@ -26,6 +26,9 @@ LAMBDA_CHANGE = 0.1
 #: Times that columns may be dropped, and the rest solved for again, within one step.
 DROP_ROUNDS = 6
 
+#: The same in cautious steps, which change one thing at a time.
+CAUTIOUS_ROUNDS = 40
+
 
 @dataclass(frozen=True)
 class Step:
@@ -54,12 +57,15 @@ class Model:
     start : ndarray of shape (n,)
         ``V_T`` (0 for the intercept).
     lambda_ : float
+    cautious : bool
+        Drop or release one at a time, the worst first.
     """
 
     def __init__(
-        self, system: WorkingSet, right: Array, cost: Array, start: Array, lambda_: float
-    ) -> None:
-        self.system, self.right, self.cost = system, right, cost
+        self, system: WorkingSet, right: Array, cost: Array, start: Array, lambda_: float,
+        cautious: bool = False,
+    ) -> None:  # fmt: skip
+        self.system, self.right, self.cost, self.cautious = system, right, cost, cautious
         self.start, self.lambda_ = start, lambda_
         self.rows = np.zeros((0, len(right)))
         self.force = self.signs = np.zeros(0)
@@ -81,7 +87,7 @@ class Model:
     def solve(self, square: float, epsilon: float | None) -> Step | None:
         """Return the step from a point whose ball rows have the given squared norm."""
         dropped = np.zeros(len(self.right), dtype=bool)
-        for _ in range(DROP_ROUNDS):
+        for _ in range(CAUTIOUS_ROUNDS if self.cautious else DROP_ROUNDS):
             if dropped.all():
                 return Step(self.start.copy(), dropped, 0.0, np.zeros(len(dropped)))
             pair = self._solve_pair(dropped)
@@ -92,8 +98,11 @@ class Model:
             delta = u + change * v
             if not np.isfinite(delta).all():
                 return None
-            flipped = ~dropped & (self.cost * (self.start - delta) < 0)
+            flips = np.where(dropped, 0.0, -np.sign(self.cost) * (self.start - delta))
+            flipped = self._chosen(flips)
             dropped = dropped | flipped
+            if self.cautious and flipped.any():
+                continue
             if not (self._release(delta) or flipped.any()):
                 break
         return Step(delta, dropped, change, v)
@@ -116,9 +125,16 @@ class Model:
         values[free] = small.solve(right[free], np.zeros(int(free.sum()), dtype=bool), values[free])
         return values[:, 0], values[:, 1]
 
+    def _chosen(self, amounts: Array) -> NDArray[np.bool_]:
+        """Return where amounts are positive, or only where the largest is."""
+        chosen = amounts > 0
+        if self.cautious and chosen.any():
+            chosen = np.arange(len(amounts)) == np.argmax(amounts)
+        return chosen
+
     def _release(self, delta: Array) -> bool:
         """Take out the hard rows whose multiplier would change sign; return whether any did."""
-        wrong = self.multipliers(delta) * self.signs < 0
+        wrong = self._chosen(-self.multipliers(delta) * self.signs)
         if not wrong.any():
             return False
         self.right = self.right - self.rows[wrong].T @ self.force[wrong]

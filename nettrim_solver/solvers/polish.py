@@ -98,6 +98,7 @@ class Group:
         self.saved: list[tuple[Array, float, float, Array | None] | None] = [None] * m
         self.merit = np.full((m, 2), np.inf)
         self.damping = np.zeros(m)
+        self.cautious = np.zeros(m, dtype=bool)
 
 
 @dataclass(frozen=True)
@@ -157,6 +158,9 @@ def _judge_steps(group: Group, active: NDArray[Any]) -> NDArray[np.bool_]:
     with np.errstate(invalid="ignore"):
         old = lambda_ * group.merit[active, 0] + group.merit[active, 1]
         kept = first | (new <= slack * old + RESIDUAL_FLOOR * (slack - 1.0))
+    if group.hard is not None:
+        # Single changes are an active set method of its own: its residual need not fall each time.
+        kept |= group.cautious[active]
     good, bad, settled = active[kept], active[~kept], active[kept & ~first]
     group.merit[good] = merit[kept]
     eased = group.damping[settled] * DAMPING[1]
@@ -169,6 +173,7 @@ def _judge_steps(group: Group, active: NDArray[Any]) -> NDArray[np.bool_]:
             group.nu[j] = nu
         group.damping[j] = max(DAMPING[2], group.damping[j] * DAMPING[3])
         group.merit[j] = np.inf
+        group.cautious[j] = True
     return kept
 
 
@@ -242,7 +247,9 @@ def _newton(
     """Take one Newton step for output j, in place; return whether another sweep may help."""
     V, y, penalty, lambda_ = group.V[j], group.y[j], group.penalty[j], group.lambda_[j]
     enter = sweep > 0 or not V.any()
-    support = _support(V, gradient, penalty, lambda_, factorisation.live, enter)
+    cautious = bool(group.cautious[j]) and group.hard is not None
+    most = 1 if cautious else None
+    support = _support(V, gradient, penalty, lambda_, factorisation.live, enter, most)
     constant = int(factorisation.intercept)
     if len(support) + constant == 0:
         return False
@@ -251,6 +258,9 @@ def _newton(
     weights = ((y != 0) | (fixed if hard is None else fixed & ~hard)).astype(np.float64)
     if hard is not None:
         excess = Z - np.clip(Z, group.lower[j], group.upper[j])
+        if cautious:
+            worst = np.argmax(np.where(hard & (y == 0), np.abs(excess), 0.0))
+            excess = np.where(np.arange(len(y)) == worst, excess, 0.0)
         sides = np.where(hard, np.where(y != 0, y, excess), 0.0)
         weights[sides != 0] = STIFFNESS
     system = group.systems[j]
@@ -271,6 +281,7 @@ def _newton(
         cost=np.append(zeros, penalty[columns] * signs),
         start=np.append(zeros, V[columns]),
         lambda_=lambda_,
+        cautious=cautious,
     )
     if hard is not None:
         stiff = np.flatnonzero(sides)
@@ -295,14 +306,15 @@ def _newton(
 
 
 def _support(
-    V: Array, gradient: Array, penalty: Array, lambda_: float, live: NDArray[np.bool_], enter: bool
-) -> NDArray[np.int64]:
+    V: Array, gradient: Array, penalty: Array, lambda_: float, live: NDArray[np.bool_], enter: bool,
+    most: int | None,
+) -> NDArray[np.int64]:  # fmt: skip
     """Return the working columns: the support, and the worst of those that violate optimality."""
     inside = (V != 0) | ((penalty == 0) & live)
     if enter:
         excess = np.where(inside, 0.0, np.abs(gradient) - ENTER * lambda_ * penalty)
         candidates = np.flatnonzero((excess > 0) & live)
-        most = max(16, np.count_nonzero(inside) // 2)
+        most = most or max(16, np.count_nonzero(inside) // 2)
         if len(candidates) > most:
             candidates = candidates[np.argsort(-excess[candidates], kind="stable")[:most]]
         inside[candidates] = True
