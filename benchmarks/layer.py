@@ -335,7 +335,7 @@ def memory_case(
     for part in (pose(tiny, case), pose(base.select(slice(0, 8)), case)):
         solve(part, n_threads=1)
     del base, tiny, part
-    settings = {} if memory_limit is None else {"memory_limit": memory_limit}
+    settings: dict[str, Any] = {} if memory_limit is None else {"memory_limit": memory_limit}
 
     def call() -> tuple[Factorisation, Solution]:
         shared = Factorisation(problem)

@@ -202,11 +202,17 @@ def certify(problem: Problem, W: Any, b: Any = None, theta: Any = None) -> Certi
     groups = np.array([objectives.sum()]) if problem.joint else objectives
     scale = np.maximum(np.maximum(groups, bounds), floors)
     gaps = np.divide(groups - bounds, scale, out=np.zeros_like(groups), where=scale > 0)
+    violations = _violations(problem, matched, hard)
+    # Weights that are not finite, or overflow, prove nothing: NaN fails every comparison above.
+    lost = ~np.isfinite(objectives + distances)
+    if lost.any():
+        lost = np.array([True]) if problem.joint else lost
+        gaps[lost], violations[lost] = np.inf, np.inf
     return Certificate(
         objectives=objectives,
         bounds=bounds,
         gaps=gaps,
-        violations=_violations(problem, matched, hard),
+        violations=violations,
         distances=distances,
         activation_errors=errors,
         nnz=np.count_nonzero(W, axis=0),

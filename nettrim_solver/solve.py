@@ -105,6 +105,13 @@ def solve(
             f"warm_start.W must have shape {(problem.n_inputs, problem.n_outputs)}, "
             f"but has {warm_start.W.shape}"
         )
+    samples = (problem.n_samples, problem.n_outputs)
+    if warm_start is not None and warm_start.theta is not None:
+        if warm_start.theta.shape != samples:
+            raise ProblemError(
+                f"warm_start.theta must have shape {samples}, but has {warm_start.theta.shape}; "
+                "dataclasses.replace(warm_start, theta=None) starts from the weights alone"
+            )
     if callback is not None and not callable(callback):
         raise SettingsError(f"callback must be callable, but was {callback!r}")
     with limit_threads(n_threads) as threads:

@@ -34,4 +34,20 @@ TOLERANCE = {
     "multiplier": 1e-5,
     # X^T theta of planted problems, after one step of refinement.
     "planted_dual": 1e-12,
+    # Weights of planted answers proved to a gap of 1e-9: the gap grows with the square of the
+    # distance along flat directions, whose curvature is near 1 in these instances.
+    "planted_weights": 1e-6,
+    # Optimality conditions of answers proved to a gap of 1e-10, whose square root this is.
+    "kkt": 1e-5,
+    # Lasso coefficients at scikit-learn's duality gap of 1e-12, whose square root this is.
+    "lasso": 1e-6,
+    # Weights behind a radius of 1e-7 of the targets, times the conditioning of a Gaussian layer.
+    "given_back": 1e-5,
+    # The same weights by two ways, each proved to a gap of 1e-9; conditioning as above.
+    "same_answer": 1e-6,
+    # An output's weights with and without its neighbours: the same proof to 1e-6, reached by
+    # products that the BLAS sums in another order; the weights then differ by rounding alone.
+    "independent_outputs": 1e-7,
+    # Weights proved to a gap of 1e-5 and rounded to float32; conditioning as above.
+    "single_precision": 1e-4,
 }

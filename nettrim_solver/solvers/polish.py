@@ -212,7 +212,7 @@ def _solved(
     bounded = np.isfinite(epsilon)
     scale = group.scale[active]
     kept = (ball - group.radius[active] <= tolerances.feas * scale) & (excess <= tolerances.feas * scale)
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         limit = lambda_[:, None] * penalty
         slopes = np.abs(gradient)
         ratio = np.where(limit > 0, slopes / limit, np.where(slopes > 1e-9 * ball[:, None], np.inf, 0))
@@ -294,7 +294,8 @@ def _newton(
     group.lambda_[j] = lambda_ + step.change
     if group.nu is not None:
         group.nu[j] = 0.0
-        group.nu[j, model.stiff] = model.multipliers(step.delta)
+        multipliers = model.multipliers(step.delta)
+        group.nu[j, model.stiff] = np.where(multipliers * model.signs > 0, multipliers, 0.0)
     V[columns] = np.where(step.dropped[constant:], 0.0, V[columns] - step.delta[constant:])
     group.double[j] |= sweep >= 4
     group.tangent[j] = 0.0

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..certificate import RADIUS_FLOOR
+from ..certificate import RADIUS_FLOOR, dual_bounds, dual_terms
 from ..problem import Problem
 from ..status import Status
 from . import Context, Progress, kernels
@@ -46,9 +46,10 @@ SINGLE_ITERATIONS = 150
 #: Problems below this size (P N m) iterate in float64: the products cost nothing.
 SMALL = 2_000_000
 
-#: From this iteration on, outputs whose relative primal residual is above the second number over
-#: the iterations are checked for a radius out of reach, and again at each fourfold of them.
-RADIUS_CHECK = (100, 3.0)
+#: First iteration at which the outputs are looked at for a radius out of reach (then at each
+#: fourfold), and the ratio of dual bound to objective that raises suspicion.
+RADIUS_CHECK = 100
+SUSPICIOUS = 2.0
 
 
 @dataclass
@@ -75,14 +76,12 @@ class Watch:
 
     support: NDArray[np.bool_]
     attempt: Index
-    primal: Array
-    radius_check: int = RADIUS_CHECK[0]
+    radius_check: int = RADIUS_CHECK
     V: Any = None
     lengths: tuple[Array, Array, Array] | None = None
 
     def keep(self, rows: Any) -> None:
-        for name in ("support", "attempt", "primal"):
-            setattr(self, name, getattr(self, name)[rows])
+        self.support, self.attempt = self.support[rows], self.attempt[rows]
         if self.V is not None and self.lengths is not None:
             self.V = self.V[rows]
             step, size, force = self.lengths
@@ -181,7 +180,6 @@ class Run:
         watch = Watch(
             np.zeros(block.answer.shape, dtype=bool),
             np.full(len(block), FIRST_POLISH),
-            np.full(len(block), np.inf),
         )
         interval = self.settings.check_interval
         iteration = 0
@@ -305,7 +303,6 @@ class Run:
         dual = np.minimum(block.graph_square(moved), step)
         primal = step - dual
         watch.V = None
-        watch.primal = np.sqrt(np.divide(primal, size, out=np.zeros_like(size), where=size > 0))
         if not self.settings.adaptive_rho:
             return
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -326,10 +323,11 @@ class Run:
         changes = np.count_nonzero(support != watch.support, axis=1)
         watch.support = support
         settled = changes <= np.maximum(2, SETTLED * support.sum(axis=1))
+        self._report(iteration)
         if joint:
-            stuck = self._stuck(watch, iteration)
-            if stuck.any() and self.refute(columns, block.epsilon).any():
-                return np.zeros(len(columns), dtype=bool)
+            if self._stuck(columns, block, watch, theta, iteration).any():
+                if self.refute(columns, block.epsilon).any():
+                    return np.zeros(len(columns), dtype=bool)
             done = iteration >= FIRST_POLISH and settled.mean() > 0.9
             if done or iteration >= self.settings.max_iter:
                 self._store(columns, block, iteration)
@@ -337,7 +335,7 @@ class Run:
             return np.ones(len(columns), dtype=bool)
         keep = np.ones(len(columns), dtype=bool)
         if block.epsilon is not None:
-            stuck = np.flatnonzero(self._stuck(watch, iteration))
+            stuck = np.flatnonzero(self._stuck(columns, block, watch, theta, iteration))
             if len(stuck):
                 keep[stuck] = ~self.refute(columns[stuck], block.epsilon[stuck])
                 settled &= keep
@@ -347,7 +345,6 @@ class Run:
             proved = self._polish_block(columns, block, candidates, V, beta, theta, iteration)
             keep[candidates[proved]] = False
             watch.attempt[candidates[~proved]] = int(1.5 * iteration)
-        self._report(iteration)
         if not keep.all():
             block.keep(keep)
             watch.keep(keep)
@@ -446,12 +443,23 @@ class Run:
             hard=hard, V=V.copy(), beta=beta.copy(), lambda_=multiplier.copy(), nu=nu,
         )  # fmt: skip
 
-    def _stuck(self, watch: Watch, iteration: int) -> NDArray[np.bool_]:
-        """Return which outputs look as if their radius were out of reach, at the times to look."""
+    def _stuck(
+        self, columns: Index, block: Block, watch: Watch, theta: NDArray[Any], iteration: int
+    ) -> NDArray[np.bool_]:
+        """Return which outputs look as if their radius were out of reach, at the times to look.
+
+        The dual values of an infeasible problem grow without limit, its iterates do not: a lower
+        bound above twice the present objective gives it away.
+        """
         if iteration < watch.radius_check:
-            return np.zeros(len(watch.primal), dtype=bool)
+            return np.zeros(len(columns), dtype=bool)
         watch.radius_check = 4 * iteration
-        return watch.primal > RADIUS_CHECK[1] / iteration
+        problem = self.problem.select(columns)
+        bounds, _ = dual_bounds(problem, dual_terms(problem, theta.T))
+        objectives = np.sum(block.penalty * np.abs(block.answer), axis=1)
+        if problem.joint:
+            objectives = np.array([objectives.sum()])
+        return np.broadcast_to(bounds > SUSPICIOUS * objectives, len(columns))
 
     def refute(self, columns: Index, epsilon: Any) -> NDArray[np.bool_]:
         """Return which outputs cannot reach their radius; keep the ray and the nearest weights.
