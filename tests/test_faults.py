@@ -172,7 +172,10 @@ def test_ctrl_c_anywhere_is_a_clean_stop(monkeypatch, radius, call, where):
             pytest.skip("one refutation settles the matter")
         problem = instances.infeasible(radius=radius, seed=1).problem
     monkeypatch.setattr(owners[owner], name, interrupted)
-    solution = solve(problem, memory_limit=5 * 8 * 90 * 3)
+    try:
+        solution = solve(problem, memory_limit=5 * 8 * 90 * 3)
+    except KeyboardInterrupt:
+        pytest.fail("the interrupt went through: no answer, and a traceback for the user")
     if next(count) <= call:
         pytest.skip(f"{where} is called less than {call} times here")
     assert solution.status is Status.INTERRUPTED

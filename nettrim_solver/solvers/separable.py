@@ -32,6 +32,10 @@ RHO = 80.0
 BALANCE_BAND = (0.5, 2.0)
 BALANCE_CLIP = (0.2, 5.0)
 
+#: Iterations after which rho changes ever more rarely, so that ADMM's convergence is that of a
+#: fixed rho: balanced at every check for ever, some outputs never settle.
+STEADY = 60
+
 #: Outputs polished together: enough for efficient products, few enough for small arrays.
 GROUP = 16
 
@@ -77,6 +81,7 @@ class Watch:
     support: NDArray[np.bool_]
     attempt: Index
     radius_check: int = RADIUS_CHECK
+    balance: int = 0
     V: Any = None
     lengths: tuple[Array, Array, Array] | None = None
 
@@ -189,7 +194,7 @@ class Run:
                 tick = time.perf_counter()
                 block.project()
                 if watch.V is not None:
-                    self._balance(block, watch)
+                    self._balance(block, watch, iteration)
                 check = iteration % interval == 0 or iteration == min(5, interval)
                 theta = self._measure(block, watch) if check else None
                 block.advance()
@@ -291,7 +296,7 @@ class Run:
         watch.V, watch.lengths = block.V, (step, size, force)
         return theta
 
-    def _balance(self, block: Block, watch: Watch) -> None:
+    def _balance(self, block: Block, watch: Watch, iteration: int) -> None:
         """Balance the relative residuals by rho, one iteration after a check.
 
         The step ``S_1 - S_2`` splits into a part along the graph, the dual residual, by which the
@@ -303,8 +308,10 @@ class Run:
         dual = np.minimum(block.graph_square(moved), step)
         primal = step - dual
         watch.V = None
-        if not self.settings.adaptive_rho:
+        if not self.settings.adaptive_rho or iteration < watch.balance:
             return
+        if iteration > STEADY:
+            watch.balance = int(1.5 * iteration)
         with np.errstate(divide="ignore", invalid="ignore"):
             factors = ((primal / size) / (dual / force)) ** 0.25
         factors = np.where(np.isfinite(factors) & (factors > 0), factors, 1.0)
@@ -339,6 +346,7 @@ class Run:
             if len(stuck):
                 keep[stuck] = ~self.refute(columns[stuck], block.epsilon[stuck])
                 settled &= keep
+        settled |= iteration >= 4 * watch.attempt
         candidates = np.flatnonzero(settled & (iteration >= watch.attempt))
         if self.settings.polish and len(candidates):
             V, beta = block.estimate()
