@@ -280,7 +280,11 @@ def dual_bounds(problem: Problem, terms: DualTerms | None) -> tuple[Array, Array
             scale = np.where(largest > 0, 1.0 / largest, 1.0)
             values = scale * (-support - epsilon * norm)
             floors = scale * (np.abs(support) + epsilon * norm)
-    return np.maximum(values, 0.0), OBJECTIVE_FLOOR * floors
+    floors = OBJECTIVE_FLOOR * floors
+    # A value that overflows, or that is below zero by more than rounding, says nothing. Its floor
+    # must not speak for it: along a ray of X^T theta = 0 the floor alone is beyond any objective.
+    usable = np.isfinite(values) & (values >= -floors)
+    return np.where(usable, np.maximum(values, 0.0), 0.0), np.where(usable, floors, 0.0)
 
 
 def least_radius(problem: Problem, theta: Array) -> Array:

@@ -112,6 +112,11 @@ def solve(
                 f"warm_start.theta must have shape {samples}, but has {warm_start.theta.shape}; "
                 "dataclasses.replace(warm_start, theta=None) starts from the weights alone"
             )
+    if warm_start is not None:
+        for name in ("W", "b", "theta"):
+            values = getattr(warm_start, name)
+            if values is not None and not np.all(np.isfinite(values)):
+                raise ProblemError(f"warm_start.{name} must be finite, but holds NaN or infinity")
     if callback is not None and not callable(callback):
         raise SettingsError(f"callback must be callable, but was {callback!r}")
     with limit_threads(n_threads) as threads:

@@ -50,13 +50,13 @@ def make(formulation="pooled", radius="per_output", **changes):
     ).problem
 
 
-def python(*arguments, timeout=120, **variables):
+def python(*arguments, timeout=120, cwd=None, **variables):
     """Run a fresh interpreter on this package; return its output, and fail with its traceback."""
     kept = {name: value for name, value in os.environ.items() if name not in ("NUMBA_CACHE_DIR",)}
     done = subprocess.run(
         [sys.executable, *arguments],
         env=kept | {"PYTHONPATH": str(ROOT)} | variables,
-        capture_output=True, text=True, timeout=timeout,
+        capture_output=True, text=True, timeout=timeout, cwd=cwd,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr, done.stderr
@@ -268,19 +268,21 @@ def optimal_without_proof(problem, rng):
     return raw(problem, best.W, best.b)
 
 
-def rounded_optimum(problem, rng):
+def shrunken_optimum(problem, rng):
     best = solve(problem)
-    return raw(problem, 0.999 * best.W, best.b, best.theta)
+    return raw(problem, 0.98 * best.W, best.b, best.theta)
 
 
 def not_a_number(problem, rng):
     best = solve(problem)
-    return raw(problem, np.where(best.W == best.W.max(), np.nan, best.W), best.b, best.theta)
+    worst = np.abs(best.W) == np.abs(best.W).max(axis=0)
+    return raw(problem, np.where(worst, np.nan, best.W), best.b, best.theta)
 
 
 def infinite(problem, rng):
     best = solve(problem)
-    return raw(problem, np.where(best.W == best.W.max(), np.inf, best.W), best.b, best.theta)
+    worst = np.abs(best.W) == np.abs(best.W).max(axis=0)
+    return raw(problem, np.where(worst, np.inf, best.W), best.b, best.theta)
 
 
 def infinite_dual(problem, rng):
@@ -293,14 +295,26 @@ def huge_dual(problem, rng):
     return raw(problem, problem.W, problem.b, 1e300 * best.theta)
 
 
+def ray_for_a_dual(problem, rng):
+    """A dual point that every weight is orthogonal to bounds nothing, whatever its scale."""
+    lower, upper = problem.box()
+    theta = np.where(lower == upper, rng.standard_normal(lower.shape), 0.0)
+    for j in range(problem.n_outputs):
+        rows = lower[:, j] == upper[:, j]
+        design = np.column_stack([problem.X[rows], np.ones(rows.sum())])
+        for _ in range(3):
+            theta[rows, j] -= design @ np.linalg.lstsq(design, theta[rows, j], rcond=None)[0]
+    return raw(problem, problem.W, problem.b, theta)
+
+
 def false_ray(problem, rng):
     ray = rng.standard_normal((problem.n_samples, problem.n_outputs))
     return raw(problem, problem.W, problem.b, stop=Status.INFEASIBLE, ray=ray)
 
 
 LIES = [
-    garbage, nothing, feasible_but_dense, optimal_without_proof, rounded_optimum, not_a_number,
-    infinite, infinite_dual, huge_dual, false_ray,
+    garbage, nothing, feasible_but_dense, optimal_without_proof, shrunken_optimum, not_a_number,
+    infinite, infinite_dual, huge_dual, ray_for_a_dual, false_ray,
 ]  # fmt: skip
 
 
@@ -444,8 +458,9 @@ s = solve(problem)
 print(nettrim_solver.__file__, s.status)
 """
     where, status = python(
-        "-c", script, PYTHONPATH=str(tmp_path), HOME=str(home), XDG_CACHE_HOME=str(home)
-    ).split()
+        "-c", script, cwd=tmp_path,
+        PYTHONPATH=str(tmp_path), HOME=str(home), XDG_CACHE_HOME=str(home),
+    ).split()  # fmt: skip
     assert Path(where).parent == copied
     assert status == "optimal"
     assert (copied / "solvers" / "__pycache__").is_file()

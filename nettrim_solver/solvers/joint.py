@@ -19,19 +19,30 @@ import numpy as np
 
 from ..certificate import RADIUS_FLOOR
 from ..status import Status
-from .separable import Interrupted, Run
+from .separable import Run
 
 #: Most values of lambda tried. The bracket halves at worst, and the steps are exact near the end.
 ROUNDS = 60
 
+#: Relative distance from the radius up to which a warm start replaces the first ADMM run.
+NEAR = 0.05
+
+#: Fraction of the first lambda below which a radius not yet met is taken to be out of reach.
+VANISHING = 1e-6
+
+#: Neighbouring values tried for a lambda at which some output stays unproved.
+NEIGHBOURS = 6
+
 
 def solve_joint(run: Run) -> None:
     """Solve the joint program; the answers are left in ``run.answer``."""
-    try:
-        if not _trivial(run) and _estimate(run):
-            _find_multiplier(run)
-    except Interrupted as stop:
-        run.stop_unproved(stop.status)
+    if run.problem.epsilon == 0.0:
+        run.solve_all()  # a ball that is a point constrains every output by itself
+        return
+    with run.stopping():
+        if not _trivial(run) and _estimate(run) and not _find_multiplier(run):
+            if not run.answer.proved.all() or np.sqrt(np.sum(run.answer.square)) > run.problem.epsilon:  # type: ignore[operator]
+                run.refute(np.arange(run.problem.n_outputs), run.problem.epsilon)
 
 
 def _trivial(run: Run) -> bool:
@@ -56,12 +67,7 @@ def _estimate(run: Run) -> bool:
     """
     problem, answer = run.problem, run.answer
     epsilon = float(problem.epsilon)  # type: ignore[arg-type]
-    warm = run.context.warm_start
-    if warm is not None and warm.multiplier is not None and np.all(np.isfinite(warm.multiplier)):
-        answer.lambda_[:] = warm.multiplier
-        V, beta, theta, rho = run.warm_start(np.arange(problem.n_outputs))
-        answer.V[:], answer.beta[:], answer.theta[:] = V, beta, theta.T
-        answer.rho[:] = np.where(np.isfinite(rho), rho, 1.0)
+    if _restart(run):
         return run.settings.polish
     columns = run.blocks()[0]
     share = np.linalg.norm(problem.target_norms[columns]) / np.linalg.norm(problem.target_norms)
@@ -69,26 +75,50 @@ def _estimate(run: Run) -> bool:
     return run.settings.polish and not any(s is Status.INFEASIBLE for s in answer.stops)
 
 
-def _find_multiplier(run: Run) -> None:
+def _restart(run: Run) -> bool:
+    """Take over a warm start that is already near the radius; return whether there is one."""
+    warm, answer = run.context.warm_start, run.answer
+    if warm is None or warm.multiplier is None or not np.all(np.isfinite(warm.multiplier)):
+        return False
+    distance = warm.certificate.distance
+    if abs(distance - run.problem.epsilon) > NEAR * distance:  # type: ignore[operator]
+        return False
+    given = run.warm_start(np.arange(run.problem.n_outputs))
+    assert given is not None
+    answer.V[:], answer.beta[:], theta, rho = given
+    answer.theta[:], answer.lambda_[:] = theta.T, warm.multiplier
+    answer.rho[:] = np.where(np.isfinite(rho), rho, 1.0)
+    return True
+
+
+def _find_multiplier(run: Run) -> bool:
+    """Move lambda until the distances meet the radius; return whether they do, all proved."""
     answer, problem = run.answer, run.problem
     epsilon = float(problem.epsilon)  # type: ignore[arg-type]
     scale = max(epsilon, RADIUS_FLOOR * float(np.linalg.norm(problem.target_norms)))
     known = answer.lambda_[np.isfinite(answer.lambda_) & (answer.lambda_ > 0)]
     if not len(known) and _idle(run):
-        return
+        return True
     lambda_ = float(np.median(known)) if len(known) else float(np.median(run.natural))
-    first, low, high, miss = lambda_, 0.0, np.inf, np.inf
+    first, low, high, miss, failures = lambda_, 0.0, np.inf, np.inf, 0
     for _ in range(ROUNDS):
         _solve_at(run, lambda_)
         total = float(np.sum(answer.square))
         distance = np.sqrt(total)
-        if abs(distance - epsilon) <= run.tolerances.feas * scale:
-            return
+        if abs(distance - epsilon) <= run.tolerances.feas * scale and answer.proved.all():
+            return True
         if not answer.proved.all():
-            return  # out of iterations
+            # Some outputs are degenerate at this very lambda; at a neighbour they need not be.
+            failures += 1
+            if failures > NEIGHBOURS:
+                return False
+            lambda_ *= 1.0 + 0.02 * failures * (-1.0) ** failures
+            continue
         low, high = (lambda_, high) if distance < epsilon else (low, lambda_)
         if np.isinf(high) and lambda_ > 10.0 * first and _idle(run):
-            return
+            return True
+        if low == 0.0 and lambda_ < VANISHING * first:
+            return False
         curvature = float(np.sum(run.slopes()))
         rest = total - lambda_**2 * curvature
         new = 0.0
@@ -105,6 +135,7 @@ def _find_multiplier(run: Run) -> None:
             answer.V -= (new - lambda_) * answer.tangent
             answer.beta -= (new - lambda_) * answer.tangent_beta
         lambda_ = new
+    return False
 
 
 def _idle(run: Run) -> bool:

@@ -7,7 +7,9 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from concurrent.futures import Executor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -139,15 +141,23 @@ class Run:
         problem, M = self.problem, self.problem.n_outputs
         epsilon = None if problem.penalised else np.broadcast_to(problem.epsilon, M)  # type: ignore[arg-type]
         lambda_ = np.broadcast_to(problem.lambda_, M) if problem.penalised else None  # type: ignore[arg-type]
-        try:
+        with self.stopping():
             for columns in self.blocks():
                 self.iterate(
                     columns,
                     None if epsilon is None else epsilon[columns],
                     None if lambda_ is None else lambda_[columns],
                 )
+
+    @contextmanager
+    def stopping(self) -> Iterator[None]:
+        """Turn the clock, the callback and Ctrl-C into statuses of the outputs still unproved."""
+        try:
+            yield
         except Interrupted as stop:
             self.stop_unproved(stop.status)
+        except KeyboardInterrupt:
+            self.stop_unproved(Status.INTERRUPTED)
 
     def stop_unproved(self, status: Status) -> None:
         """Record why the outputs without proof have none."""
@@ -182,9 +192,10 @@ class Run:
         columns, epsilon, lambda_, block = self._start(columns, epsilon, lambda_)
         if block is None:
             return
+        warm = self.warm_start(columns)
         watch = Watch(
-            np.zeros(block.answer.shape, dtype=bool),
-            np.full(len(block), FIRST_POLISH),
+            np.zeros(block.answer.shape, dtype=bool) if warm is None else warm[0] != 0,
+            np.full(len(block), FIRST_POLISH if warm is None else 0),
         )
         interval = self.settings.check_interval
         iteration = 0
