@@ -43,8 +43,8 @@ OBJECTIVE_FLOOR = 1e-9
 #: weights about 1 / RAY_RESIDUAL times the natural scale could escape the proof.
 RAY_RESIDUAL = 1e-9
 
-#: Entries of a float64 working array per block of outputs (32 MB).
-BLOCK_ENTRIES = 4_000_000
+#: Entries of a float64 working array per block of outputs (2 MB).
+BLOCK_ENTRIES = 250_000
 
 
 @dataclass(frozen=True)

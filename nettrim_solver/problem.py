@@ -249,7 +249,7 @@ class Problem:
         return self._copy(**changes)
 
     def least_distance(self) -> Problem:
-        """Return the problem of the least reachable distance: penalised, with no l1 weights at all."""
+        """Return the problem of the least reachable distance: penalised, without l1 weights."""
         return self._copy(
             formulation="penalised_strict" if self.strict else "penalised",
             weights=np.zeros(self.n_inputs), epsilon=None, tolerance=None, lambda_=1.0,

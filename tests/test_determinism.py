@@ -16,9 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 FORMS = [
     (formulation, radius)
-    for formulation, radius in product(
-        ("pooled", "strict", "penalised", "penalised_strict"), RADII
-    )
+    for formulation, radius in product(("pooled", "strict", "penalised", "penalised_strict"), RADII)
     if radius == "per_output" or not formulation.startswith("penalised")
 ]
 

@@ -27,9 +27,7 @@ ROOT = Path(nettrim_solver.__file__).resolve().parent.parent
 
 FORMS = [
     (formulation, radius)
-    for formulation, radius in product(
-        ("pooled", "strict", "penalised", "penalised_strict"), RADII
-    )
+    for formulation, radius in product(("pooled", "strict", "penalised", "penalised_strict"), RADII)
     if radius == "per_output" or not formulation.startswith("penalised")
 ]
 
@@ -184,7 +182,9 @@ def test_ctrl_c_anywhere_is_a_clean_stop(monkeypatch, radius, call, where):
 
 
 def test_ctrl_c_in_a_program_leaves_no_traceback():
-    script = TINY + """
+    script = (
+        TINY
+        + """
 import os, signal, threading
 large = Problem(*(np.tile(A, (200, 1)) for A in (X, Y)), tolerance=1e-4, radius="per_output")
 solve(problem)
@@ -195,6 +195,7 @@ def check(progress):
 solution = solve(large, callback=check, polish=False, max_iter=10**6, time_limit=60)
 print(solution.status, bool(np.isfinite(solution.W).all()), solution.iterations.max() < 100)
 """
+    )
     assert python("-c", script) == "interrupted True True"
 
 
@@ -376,7 +377,9 @@ def test_a_proof_counts_whoever_brings_it(liar):
 
 
 def test_two_threads_may_solve_at_once():
-    script = TINY + """
+    script = (
+        TINY
+        + """
 from concurrent.futures import ThreadPoolExecutor
 problems = [problem.replace(tolerance=g, radius=r) for g in (0.1, 0.2, 0.3, 0.4)
             for r in ("joint", "per_output")]
@@ -386,6 +389,7 @@ alone = [solve(p) for p in problems]
 print(all(np.array_equal(a.W, b.W) and a.status is b.status is Status.OPTIMAL
           for a, b in zip(together, alone)))
 """
+    )
     assert python("-c", script) == "True"
 
 
@@ -398,7 +402,9 @@ def test_solving_after_a_fork(tmp_path, method, n_threads):
         pytest.skip(f"no {method} here")
     script = tmp_path / "program.py"
     # The parent has solved before, so its BLAS and compiled loops are up when it forks.
-    script.write_text(TINY + f"""
+    script.write_text(
+        TINY
+        + f"""
 import multiprocessing
 def work(tolerance):
     return solve(problem.replace(tolerance=tolerance), n_threads={n_threads}).W
@@ -407,18 +413,22 @@ if __name__ == "__main__":
     with multiprocessing.get_context("{method}").Pool(2) as pool:
         found = pool.map(work, (0.1, 0.3))
     print(all(np.array_equal(a, b) for a, b in zip(expected, found)))
-""")
+"""
+    )
     assert python(str(script)) == "True"
 
 
 def test_problems_and_solutions_travel_to_joblib_workers():
-    script = TINY + """
+    script = (
+        TINY
+        + """
 from joblib import Parallel, delayed
 problems = [problem.replace(tolerance=g) for g in (0.1, 0.3)]
 found = Parallel(n_jobs=2)(delayed(solve)(p) for p in problems)
 print(all(np.array_equal(s.W, solve(p).W) and s.status is Status.OPTIMAL
           for s, p in zip(found, problems)))
 """
+    )
     assert python("-c", script) == "True"
 
 
@@ -452,11 +462,14 @@ def test_a_read_only_install_without_a_home(tmp_path):
         (folder / "__pycache__").write_text("")
     home = tmp_path / "home"
     home.write_text("")
-    script = TINY + """
+    script = (
+        TINY
+        + """
 import nettrim_solver
 s = solve(problem)
 print(nettrim_solver.__file__, s.status)
 """
+    )
     where, status = python(
         "-c", script, cwd=tmp_path,
         PYTHONPATH=str(tmp_path), HOME=str(home), XDG_CACHE_HOME=str(home),

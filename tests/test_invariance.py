@@ -13,9 +13,7 @@ from .tolerances import TOLERANCE
 
 FORMS = [
     (formulation, radius)
-    for formulation, radius in product(
-        ("pooled", "strict", "penalised", "penalised_strict"), RADII
-    )
+    for formulation, radius in product(("pooled", "strict", "penalised", "penalised_strict"), RADII)
     if radius == "per_output" or not formulation.startswith("penalised")
 ]
 
@@ -31,7 +29,7 @@ def make(formulation="pooled", radius="per_output", **changes):
 
 
 def rebuilt(problem, X=None, rows=slice(None), columns=slice(None), size=1.0):
-    """The same problem, given by its box, with other inputs, order of rows and columns, or units."""
+    """The same problem by its box, with other inputs, order of rows and columns, or units."""
     lower, upper = problem.box()
 
     def level(value):
@@ -124,7 +122,9 @@ def test_mirrored_targets_mirror_the_answer():
     lower, upper = problem.box()
     expected = solve(problem, **TIGHT)
     mirrored = solve(
-        Problem(problem.X, lower=-upper, upper=-lower, epsilon=problem.epsilon, radius="per_output"),
+        Problem(
+            problem.X, lower=-upper, upper=-lower, epsilon=problem.epsilon, radius="per_output"
+        ),
         **TIGHT,
     )
     assert_same(expected, mirrored, W=-mirrored.W, b=-mirrored.b)

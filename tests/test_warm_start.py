@@ -14,9 +14,7 @@ from .tolerances import TOLERANCE
 
 FORMS = [
     (formulation, radius)
-    for formulation, radius in product(
-        ("pooled", "strict", "penalised", "penalised_strict"), RADII
-    )
+    for formulation, radius in product(("pooled", "strict", "penalised", "penalised_strict"), RADII)
     if radius == "per_output" or not formulation.startswith("penalised")
 ]
 
@@ -124,7 +122,8 @@ def test_a_bad_start_does_no_harm(radius):
     problem = make(radius=radius)
     good, rng = solve(problem), np.random.default_rng(0)
     bad = dataclasses.replace(
-        good, W=1e3 * rng.standard_normal(good.W.shape), theta=rng.standard_normal(good.theta.shape),
+        good, W=1e3 * rng.standard_normal(good.W.shape),
+        theta=rng.standard_normal(good.theta.shape),
         rho=good.rho * 10.0 ** rng.uniform(-3, 3, 5), multiplier=1e3 * good.multiplier,
     )  # fmt: skip
     assert_same_value(good, solve(problem, warm_start=bad))
@@ -172,7 +171,9 @@ def test_other_samples_are_a_start_or_a_readable_error():
 
 
 def test_a_start_of_another_shape_is_named():
-    with pytest.raises(ProblemError, match=r"warm_start.W must have shape \(20, 5\), but has \(20, 2\)"):
+    with pytest.raises(
+        ProblemError, match=r"warm_start.W must have shape \(20, 5\), but has \(20, 2\)"
+    ):
         solve(make(), warm_start=solve(make().select([0, 1])))
 
 

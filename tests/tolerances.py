@@ -50,4 +50,24 @@ TOLERANCE = {
     "independent_outputs": 1e-7,
     # Weights proved to a gap of 1e-5 and rounded to float32; conditioning as above.
     "single_precision": 1e-4,
+    # A dozen roundings each, in float32 and float64, relative to the size of the terms.
+    "kernel_single": 3e-6,
+    "kernel_double": 1e-14,
+    # Clarabel's own accuracy on projections of six entries.
+    "projection": 1e-6,
+    # Squared distances of a dozen rows of size 5, at the resolution of a golden-section search.
+    "best_constant": 1e-9,
+    # Newton's method on one smooth scalar equation, to the last bits.
+    "joint_multiplier": 1e-12,
+    # Linear systems with condition numbers below 1 / KAPPA = 500, and inverses formed from them.
+    "factorisation": 1e-10,
+    # The same with float32 inverses and products.
+    "single_projection": 1e-3,
+    # How far three iterations may lead away from an optimum proved to a gap of 1e-11.
+    "fixed_point": 1e-5,
+    # Gap and violation of 3000 iterations without the polish.
+    "plain_admm": 1e-4,
+    # Peak of the working arrays as a multiple of the memory limit: five arrays are the limit, and
+    # numpy's temporaries come on top.
+    "memory": 2.0,
 }

@@ -1,9 +1,10 @@
 r"""The default solver: certified answers from ADMM and an exact polish.
 
 Blocks of outputs iterate together (:mod:`.block`) on one shared factorisation
-(:mod:`.factorisation`). Outputs whose pattern has settled are handed to the semismooth Newton polish
-(:mod:`.polish`); those it proves are frozen and leave the block, the others iterate on. ADMM
-converges from anywhere but crawls at the end; the polish is exact at once, but only near the end.
+(:mod:`.factorisation`), in the loop of :mod:`.separable`. Outputs whose pattern has settled are
+handed to the semismooth Newton polish (:mod:`.polish`); those it proves are frozen and leave the
+block, the others iterate on. ADMM converges from anywhere but crawls at the end; the polish is
+exact at once, but only near the end.
 
 A joint radius is the penalised form with one multiplier for all outputs: :mod:`.joint` finds it.
 """
@@ -93,7 +94,8 @@ class Settings:
 def solve(problem: Problem, settings: Settings, context: Context) -> RawSolution:
     """Solve all outputs; see :func:`nettrim_solver.solve`."""
     from .joint import solve_joint
-    from .separable import Run
+    from .run import Run
+    from .separable import solve_all
 
     with ExitStack() as stack:
         factorisation = context.factorisation
@@ -109,7 +111,7 @@ def solve(problem: Problem, settings: Settings, context: Context) -> RawSolution
         if problem.joint:
             solve_joint(run)
         else:
-            run.solve_all()
+            solve_all(run)
         seconds = {"setup": setup, **run.seconds}
     return _raw(run, seconds)
 

@@ -1,7 +1,7 @@
 r"""The state of one block of outputs in the ADMM, and its steps.
 
-Written as Douglas-Rachford splitting on the graph :math:`\{Z = \tilde X V + \beta\}`, with one state
-array per block, an over-relaxation :math:`\alpha` and one :math:`\rho` per output:
+Written as Douglas-Rachford splitting on the graph :math:`\{Z = \tilde X V + \beta\}`, with one
+state array per block, an over-relaxation :math:`\alpha` and one :math:`\rho` per output:
 
 .. math::
 
@@ -76,7 +76,9 @@ class Block:
         self.answer = np.zeros_like(self.state)
         self.shrink = np.zeros(len(V), dtype=self.dtype)
         self.multiplier = np.zeros(len(V))
-        self.V = self.Z = self.shift = self.beta = None
+        # The last projection; there is none before the first call of project().
+        self.V: NDArray[Any] = np.zeros((0, 0))
+        self.Z, self.shift, self.beta = self.V, np.zeros(0), np.zeros(0)
         self._set_threshold()
 
     def __len__(self) -> int:
@@ -142,9 +144,7 @@ class Block:
         """Multiply rho by the factors and move the state so that theta stays (no product)."""
         scale = factors.astype(self.dtype)
         self._rows(
-            lambda r: kernels.rescale(
-                self.S[r], self.Z[r], self.shift[r], scale[r], self.sums[r]
-            )
+            lambda r: kernels.rescale(self.S[r], self.Z[r], self.shift[r], scale[r], self.sums[r])
         )
         self.state = self.V + (self.state - self.V) / scale[:, None]
         self.rho *= factors
@@ -156,7 +156,8 @@ class Block:
 
     def keep(self, rows: NDArray[Any]) -> None:
         """Drop all outputs but these."""
-        for name in ("lower", "upper", "penalty", "S", "state", "sums", "answer", "rho", "threshold",
+        for name in ("lower", "upper", "penalty", "S", "state", "sums", "answer", "rho",
+                     "threshold",
                      "shrink", "multiplier", "V", "Z", "shift", "beta"):  # fmt: skip
             setattr(self, name, np.ascontiguousarray(getattr(self, name)[rows]))
         if np.ndim(self.epsilon) == 1:
@@ -221,7 +222,11 @@ class Block:
             work(slice(0, m))
             return
         edges = np.linspace(0, m, self.n_workers + 1).astype(int)
-        list(self.workers.map(work, [slice(a, b) for a, b in zip(edges[:-1], edges[1:], strict=True)]))
+        list(
+            self.workers.map(
+                work, [slice(a, b) for a, b in zip(edges[:-1], edges[1:], strict=True)]
+            )
+        )
 
 
 def joint_multiplier(norms: Array, rho: Array, epsilon: float) -> float:

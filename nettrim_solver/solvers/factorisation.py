@@ -194,9 +194,11 @@ class Factorisation:
 
     def _outer_gram(self) -> Array:
         """Return ``X~ X~^T``, shape (P, P)."""
-        scaled = self.X @ sp.diags_array(np.where(self.live, 1.0 / self.norm, 0.0)) if sp.issparse(
-            self.X
-        ) else self.X * np.where(self.live, 1.0 / self.norm, 0.0)
+        scaled = (
+            self.X @ sp.diags_array(np.where(self.live, 1.0 / self.norm, 0.0))
+            if sp.issparse(self.X)
+            else self.X * np.where(self.live, 1.0 / self.norm, 0.0)
+        )
         outer = _product(scaled, transpose_first=False)
         if self.intercept:
             # Centring the columns of X is centring the rows and the columns of X X^T.

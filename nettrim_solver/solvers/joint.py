@@ -19,7 +19,9 @@ import numpy as np
 
 from ..certificate import RADIUS_FLOOR
 from ..status import Status
-from .separable import Run
+from .feasibility import refute
+from .run import Run
+from .separable import iterate, solve_all
 
 #: Most values of lambda tried. The bracket halves at worst, and the steps are exact near the end.
 ROUNDS = 60
@@ -37,12 +39,15 @@ NEIGHBOURS = 6
 def solve_joint(run: Run) -> None:
     """Solve the joint program; the answers are left in ``run.answer``."""
     if run.problem.epsilon == 0.0:
-        run.solve_all()  # a ball that is a point constrains every output by itself
+        solve_all(run)  # a ball that is a point constrains every output by itself
         return
     with run.stopping():
         if not _trivial(run) and _estimate(run) and not _find_multiplier(run):
-            if not run.answer.proved.all() or np.sqrt(np.sum(run.answer.square)) > run.problem.epsilon:  # type: ignore[operator]
-                run.refute(np.arange(run.problem.n_outputs), run.problem.epsilon)
+            if (
+                not run.answer.proved.all()
+                or np.sqrt(np.sum(run.answer.square)) > run.problem.epsilon
+            ):
+                refute(run, np.arange(run.problem.n_outputs), run.problem.epsilon)
 
 
 def _trivial(run: Run) -> bool:
@@ -52,7 +57,7 @@ def _trivial(run: Run) -> bool:
         _, beta, _, distance = run.zero_weights(*run.box(columns))
         run.answer.beta[columns] = beta
         total += float(np.sum(distance**2))
-    if np.sqrt(total) > run.problem.epsilon:  # type: ignore[operator]
+    if np.sqrt(total) > run.problem.epsilon:
         return False
     run.answer.lambda_[:] = np.inf
     run.finish(np.arange(run.problem.n_outputs), 0)
@@ -71,7 +76,7 @@ def _estimate(run: Run) -> bool:
         return run.settings.polish
     columns = run.blocks()[0]
     share = np.linalg.norm(problem.target_norms[columns]) / np.linalg.norm(problem.target_norms)
-    run.iterate(columns, epsilon * share if share < 1 else epsilon, None, joint=True)
+    iterate(run, columns, epsilon * share if share < 1 else epsilon, None, joint=True)
     return run.settings.polish and not any(s is Status.INFEASIBLE for s in answer.stops)
 
 
@@ -166,4 +171,4 @@ def _solve_at(run: Run, lambda_: float) -> None:
             )  # fmt: skip
             columns, multiplier = columns[~proved], multiplier[~proved]
         if len(columns):
-            run.iterate(columns, None, multiplier)
+            iterate(run, columns, None, multiplier)

@@ -83,7 +83,7 @@ def _ball_norms(S, Z, shift, lower, upper, strict, norms):  # type: ignore[no-un
 
 
 def _measure(S, Z, shift, lower, upper, shrink, strict, dual, squares):  # type: ignore[no-untyped-def]
-    """The projection's dual vector ``q - z1`` into `dual`, and three sums of squares per row.
+    """Put the projection's dual vector ``q - z1`` into `dual`, and three sums of squares per row.
 
     ``squares[:, 0]`` is ``||z1 - z||^2``, ``[:, 1]`` ``||z||^2``, ``[:, 2]`` ``||q - z1||^2``.
     """
@@ -127,7 +127,9 @@ def _rescale(S, Z, shift, factors, sums):  # type: ignore[no-untyped-def]
 
 
 def _shrink_weights(state, W, threshold, relaxation, answer):  # type: ignore[no-untyped-def]
-    """The weight block: ``answer = soft(2 W - state, threshold)``, ``state += relaxation (answer - W)``.
+    """Step the weight block: ``answer = soft(2 W - state, threshold)``.
+
+    And ``state += relaxation (answer - W)``.
 
     Returns nothing; `threshold` has a row per output.
     """
@@ -185,7 +187,7 @@ def _gather(X, rows, columns, mean, scale, n_constant, out):  # type: ignore[no-
 
 
 def _submatrix(matrix, chosen, out, offset):  # type: ignore[no-untyped-def]
-    """The lower triangle of a symmetric matrix's chosen rows and columns into ``out[offset:]``.
+    """Copy the lower triangle of a symmetric matrix's chosen rows and columns to ``out[offset:]``.
 
     `matrix` must be valid below the diagonal, `chosen` ascending, `out` in Fortran order.
     """

@@ -2,7 +2,8 @@ r"""One Newton step: the quadratic model of an output on its working rows and co
 
 The model is solved as an active set does: columns whose sign would flip are set to zero, hard rows
 whose multiplier would change sign are released, and the rest is solved for again, until nothing
-flips. Without this the step leaves the optimality conditions it was to meet, and the pattern drifts.
+flips. Without this the step leaves the optimality conditions it was to meet, and the pattern
+drifts.
 """
 
 from __future__ import annotations

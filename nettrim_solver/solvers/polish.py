@@ -138,7 +138,8 @@ def _judge_steps(group: Group, active: NDArray[Any]) -> NDArray[np.bool_]:
     """Take back the steps that made things worse; return which were kept.
 
     The merit ``lambda sum c |V| + ||E||^2 / 2``, at the new lambda, is what a step minimises on its
-    pattern; a step that raises it has met another pattern, and is undone and damped. With hard rows,
+    pattern; a step that raises it has met another pattern, and is undone and damped. With hard
+    rows,
     whose multipliers are part of the step, the conditions' own residual takes the merit's place.
     """
     merit = np.zeros((len(active), 2))
@@ -148,10 +149,14 @@ def _judge_steps(group: Group, active: NDArray[Any]) -> NDArray[np.bool_]:
         lambda_, slack = group.lambda_[active], 1.0 + MERIT_SLACK
     else:
         equality = np.isfinite(group.epsilon[active])
-        ball = np.abs(np.sqrt(group.squares[active, 0]) - np.where(equality, group.epsilon[active], 0))
-        merit[:, 1] = np.minimum(group.residual[active], 1.0) + (
-            np.where(equality, ball, 0.0) + np.sqrt(group.squares[active, 1])
-        ) / group.scale[active]
+        ball = np.abs(
+            np.sqrt(group.squares[active, 0]) - np.where(equality, group.epsilon[active], 0)
+        )
+        merit[:, 1] = (
+            np.minimum(group.residual[active], 1.0)
+            + (np.where(equality, ball, 0.0) + np.sqrt(group.squares[active, 1]))
+            / group.scale[active]
+        )
         lambda_, slack = np.zeros(len(active)), RESIDUAL_SLACK
     new = lambda_ * merit[:, 0] + merit[:, 1]
     first = ~np.isfinite(group.merit[active, 1])
@@ -189,7 +194,9 @@ def evaluate(
     Z += (shift + group.beta[active])[:, None]
     y, squares = np.empty_like(Z), np.empty((len(active), 3))
     hard = None if group.hard is None else group.hard[active]
-    kernels.excess(Z, np.zeros(len(active)), group.lower[active], group.upper[active], False, y, squares)
+    kernels.excess(
+        Z, np.zeros(len(active)), group.lower[active], group.upper[active], False, y, squares
+    )
     if hard is not None:
         assert group.nu is not None
         squares[:, 1] = np.sum(np.square(y, where=hard, out=np.zeros_like(y)), axis=1)
@@ -211,11 +218,15 @@ def _solved(
     objective = np.sum(penalty * np.abs(V), axis=1)
     bounded = np.isfinite(epsilon)
     scale = group.scale[active]
-    kept = (ball - group.radius[active] <= tolerances.feas * scale) & (excess <= tolerances.feas * scale)
+    kept = (ball - group.radius[active] <= tolerances.feas * scale) & (
+        excess <= tolerances.feas * scale
+    )
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         limit = lambda_[:, None] * penalty
         slopes = np.abs(gradient)
-        ratio = np.where(limit > 0, slopes / limit, np.where(slopes > 1e-9 * ball[:, None], np.inf, 0))
+        ratio = np.where(
+            limit > 0, slopes / limit, np.where(slopes > 1e-9 * ball[:, None], np.inf, 0)
+        )
         ratio = ratio.max(axis=1)
         ends = np.where(y > 0, group.upper[active], group.lower[active])
         support = np.sum(np.where(y != 0, y * ends, 0.0), axis=1)
@@ -223,7 +234,9 @@ def _solved(
             force = np.sqrt(np.sum(np.where(group.hard[active], 0.0, y) ** 2, axis=1))
         else:
             force = np.linalg.norm(y, axis=1)
-        constrained = (-support - np.where(bounded, epsilon, 0.0) * force) / (lambda_ * np.maximum(ratio, 1e-300))
+        constrained = (-support - np.where(bounded, epsilon, 0.0) * force) / (
+            lambda_ * np.maximum(ratio, 1e-300)
+        )
         penalised = -support / np.maximum(ratio, 1.0) - 0.5 * (force / np.maximum(ratio, 1.0)) ** 2
         bound = np.where(bounded, constrained, penalised / lambda_)
         value = np.where(bounded, objective, objective + 0.5 * ball**2 / lambda_)
@@ -263,13 +276,7 @@ def _newton(
             excess = np.where(np.arange(len(y)) == worst, excess, 0.0)
         sides = np.where(hard, np.where(y != 0, y, excess), 0.0)
         weights[sides != 0] = STIFFNESS
-    system = group.systems[j]
-    if system is None or (group.double[j] and system.dtype != np.float64):
-        double = hard is not None or group.double[j] or len(support) <= SMALL_SUPPORT
-        system = WorkingSet(factorisation, np.float64 if double else np.float32)
-        group.systems[j] = system
-    system.update(support, weights)
-    system.damp(float(group.damping[j]))
+    system = _system(factorisation, group, j, support, weights)
     nu = None if group.nu is None else group.nu[j].copy()
     group.saved[j] = (V.copy(), float(group.beta[j]), lambda_, nu)
     columns = system.columns
@@ -306,6 +313,20 @@ def _newton(
     return True
 
 
+def _system(
+    factorisation: Factorisation, group: Group, j: int, support: NDArray[np.int64], weights: Array
+) -> WorkingSet:
+    """Return the linear system of output j, kept from the last sweep where there is one."""
+    system = group.systems[j]
+    if system is None or (group.double[j] and system.dtype != np.float64):
+        double = group.hard is not None or group.double[j] or len(support) <= SMALL_SUPPORT
+        system = WorkingSet(factorisation, np.float64 if double else np.float32)
+        group.systems[j] = system
+    system.update(support, weights)
+    system.damp(float(group.damping[j]))
+    return system
+
+
 def _support(
     V: Array, gradient: Array, penalty: Array, lambda_: float, live: NDArray[np.bool_], enter: bool,
     most: int | None,
@@ -315,8 +336,8 @@ def _support(
     if enter:
         excess = np.where(inside, 0.0, np.abs(gradient) - ENTER * lambda_ * penalty)
         candidates = np.flatnonzero((excess > 0) & live)
-        most = most or max(16, np.count_nonzero(inside) // 2)
-        if len(candidates) > most:
-            candidates = candidates[np.argsort(-excess[candidates], kind="stable")[:most]]
+        limit = max(16, int(np.count_nonzero(inside)) // 2) if most is None else most
+        if len(candidates) > limit:
+            candidates = candidates[np.argsort(-excess[candidates], kind="stable")[:limit]]
         inside[candidates] = True
     return np.flatnonzero(inside)

@@ -1,8 +1,8 @@
 r"""The linear system of one output's working set, kept from one Newton step to the next.
 
-:math:`H = \tilde X_{AT}^T R \tilde X_{AT}` over working rows A with weights R and working columns T,
-the intercept's column first. Between steps few rows and columns change, so H is updated by what
-changed and made anew only when that is much. H may be float32: it is a preconditioner, the
+:math:`H = \tilde X_{AT}^T R \tilde X_{AT}` over working rows A with weights R and working
+columns T, the intercept's column first. Between steps few rows and columns change, so H is updated
+by what changed and made anew only when that is much. H may be float32: it is a preconditioner, the
 conditions themselves being evaluated in float64 (:mod:`.polish`).
 """
 
@@ -187,7 +187,9 @@ class WorkingSet:
         H[n:] = right.T @ block
         self.columns, self.H, self.factor = np.append(self.columns, new), H, None
 
-    def _syrk(self, sign: float, block: NDArray[Any], H: NDArray[Any] | None = None) -> NDArray[Any]:
+    def _syrk(
+        self, sign: float, block: NDArray[Any], H: NDArray[Any] | None = None
+    ) -> NDArray[Any]:
         """Return ``H + sign block^T block`` (the lower triangle), reusing the memory of H."""
         syrk = la.blas.ssyrk if self.dtype == np.float32 else la.blas.dsyrk
         if H is None:
@@ -195,9 +197,7 @@ class WorkingSet:
         return np.asarray(syrk(sign, block.T, beta=1.0, c=H, lower=1, overwrite_c=1))
 
 
-def gather(
-    factorisation: Factorisation, rows: Index, columns: Index, dtype: Any
-) -> NDArray[Any]:
+def gather(factorisation: Factorisation, rows: Index, columns: Index, dtype: Any) -> NDArray[Any]:
     """Return rows and columns of the scaled design, behind the intercept's ones, C order."""
     constant = int(factorisation.intercept)
     out = np.empty((len(rows), len(columns) + constant), dtype=dtype)

@@ -1,0 +1,341 @@
+"""Parts of the default solver: factorisation, working sets, blocks, settings and bookkeeping."""
+
+import tracemalloc
+from itertools import product
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+
+from nettrim_solver import Factorisation, Problem, Status, instances, solve
+from nettrim_solver.exceptions import ProblemError, SettingsError
+from nettrim_solver.problem import RADII
+from nettrim_solver.solvers import Context, admm, separable
+from nettrim_solver.solvers.block import Block
+from nettrim_solver.solvers.working_set import WorkingSet, gather
+
+from .tolerances import TOLERANCE
+
+SHAPES = [(40, 12), (12, 40), (20, 20)]
+
+
+def design(n_samples, n_inputs, storage="dense", dtype=np.float64, seed=0):
+    """Inputs with a dead and (for an intercept) a constant column."""
+    rng = np.random.default_rng(seed)
+    X = rng.standard_normal((n_samples, n_inputs)) + 0.5
+    X *= 10.0 ** rng.uniform(-1, 1, n_inputs)
+    X[np.abs(X) < 0.3] = 0.0
+    X[:, 1] = 0.0
+    X[:, 2] = 0.7
+    X = X.astype(dtype)
+    return sp.csr_array(X) if storage == "sparse" else X
+
+
+def prepared(X, intercept):
+    """The factorisation of X, and the scaled and centred X written out."""
+    Y = np.ones((X.shape[0], 1))
+    f = Factorisation(Problem(X, Y, intercept=intercept, epsilon=1.0))
+    full = np.asarray(X.toarray() if sp.issparse(X) else X, dtype=np.float64)
+    centred = full - full.mean(axis=0) if intercept else full
+    norm = np.linalg.norm(centred, axis=0)
+    live = norm > 1e-9 * np.linalg.norm(full, axis=0).max()
+    return f, np.where(live, centred / np.where(live, norm, 1.0), 0.0)
+
+
+# The factorisation -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("storage", ["dense", "sparse"])
+@pytest.mark.parametrize("intercept", [False, True])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_products_with_the_scaled_design(shape, intercept, storage, dtype):
+    f, X = prepared(design(*shape, storage, dtype), intercept)
+    close = TOLERANCE["kernel_single" if dtype == np.float32 else "factorisation"]
+    rng = np.random.default_rng(1)
+    V, S = rng.standard_normal((3, shape[1])), rng.standard_normal((3, shape[0]))
+    V[:, ~f.live] = 0.0
+    Z, shift = f.forward(V)
+    np.testing.assert_allclose(Z + shift[:, None], V @ X.T, atol=close)
+    np.testing.assert_allclose(f.adjoint(S), S @ X, atol=close)
+    assert np.array_equal(f.live, X.any(axis=0))
+
+
+@pytest.mark.parametrize("storage", ["dense", "sparse"])
+@pytest.mark.parametrize("intercept", [False, True])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_the_projection_solves_the_normal_equations(shape, intercept, storage):
+    f, X = prepared(design(*shape, storage), intercept)
+    assert f.small_side == (shape[0] < shape[1])
+    rng = np.random.default_rng(2)
+    state, S = rng.standard_normal((3, shape[1])), rng.standard_normal((3, shape[0]))
+    V, Z, shift, beta = f.project(state, S, S.sum(axis=1))
+    # min kappa ||V - state||^2 + ||X V + beta - S||^2, with beta free or absent.
+    A = np.column_stack([X, np.ones(shape[0])]) if intercept else X
+    regular = A.T @ A
+    regular[np.arange(shape[1]), np.arange(shape[1])] += f.kappa
+    right = S @ A
+    right[:, : shape[1]] += f.kappa * state
+    expected = np.linalg.solve(regular, right.T).T
+    close = TOLERANCE["factorisation"]
+    live = f.live
+    np.testing.assert_allclose(V[:, live], expected[:, : shape[1]][:, live], atol=close)
+    np.testing.assert_allclose(Z + shift[:, None], expected @ A.T, atol=close)
+    np.testing.assert_allclose(beta, expected[:, -1] if intercept else 0.0, atol=close)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_single_precision_projections(shape):
+    f, _ = prepared(design(*shape), True)
+    rng = np.random.default_rng(3)
+    state, S = rng.standard_normal((3, shape[1])), rng.standard_normal((3, shape[0]))
+    double = f.project(state, S, S.sum(axis=1))
+    single = f.project(state.astype(np.float32), S.astype(np.float32), S.sum(axis=1))
+    assert single[0].dtype == single[1].dtype == np.float32
+    for found, expected in zip(single, double, strict=True):
+        np.testing.assert_allclose(found, expected, atol=TOLERANCE["single_projection"])
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        lambda p: p.replace(X=p.X + 1.0),
+        lambda p: p.replace(X=p.X.astype(np.float32)),
+        lambda p: p.replace(X=sp.csr_array(p.X)),
+        lambda p: p.replace(X=p.X[:, :5], W=None),
+        lambda p: p.replace(intercept=False),
+    ],
+)
+def test_a_factorisation_of_something_else_is_refused(other):
+    problem = instances.random_layer(30, 8, 2, intercept=True).problem.replace(b=None)
+    with pytest.raises(ProblemError, match="factorisation must come from a problem with the same"):
+        solve(other(problem), factorisation=Factorisation(problem))
+
+
+def test_a_factorisation_of_equal_inputs_is_accepted():
+    problem = instances.random_layer(30, 8, 2).problem
+    equal = problem.replace(X=problem.X.copy())
+    assert solve(equal, factorisation=Factorisation(problem)).status is Status.OPTIMAL
+
+
+# Working sets ----------------------------------------------------------------------------------
+
+
+def system_from_scratch(f, columns, weights, dtype=np.float64):
+    block = gather(f, np.arange(f.n_samples), columns, dtype)
+    return (block * weights[:, None]).T @ block
+
+
+@pytest.mark.parametrize("storage", ["dense", "sparse"])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("intercept", [False, True])
+@pytest.mark.parametrize("shape", [(60, 20), (15, 30)])
+def test_updates_equal_a_new_system(shape, intercept, dtype, storage):
+    f, _ = prepared(design(*shape, storage), intercept)
+    rng = np.random.default_rng(4)
+    system = WorkingSet(f, dtype)
+    columns, weights = np.arange(3, 12), np.ones(shape[0])
+    close = TOLERANCE["kernel_single" if dtype == np.float32 else "factorisation"]
+    for step in range(25):
+        few = 1 + step % 3
+        columns = np.setdiff1d(columns, rng.choice(columns, min(few, len(columns) - 2), False))
+        fresh = np.setdiff1d(np.arange(shape[1]), columns)
+        columns = np.union1d(columns, rng.choice(fresh, few, False))
+        flips = rng.choice(shape[0], few if step % 4 else shape[0] // 2, False)
+        weights[flips] = rng.choice([0.0, 1.0, 10.0], len(flips), p=[0.4, 0.4, 0.2])
+        system.update(columns, weights)
+        assert np.array_equal(np.sort(system.columns), columns)
+        expected = system_from_scratch(f, system.columns, weights)
+        np.testing.assert_allclose(
+            np.tril(system.H), np.tril(expected), atol=close * np.abs(expected).max()
+        )
+
+
+def test_solutions_with_held_entries():
+    f, _ = prepared(design(60, 20), True)
+    system = WorkingSet(f, np.float64)
+    columns, weights = np.array([0, 4, 5, 9, 13]), np.ones(60)
+    system.update(columns, weights)
+    assert system.factorise()
+    H = system_from_scratch(f, system.columns, weights)
+    rng = np.random.default_rng(5)
+    right, fixed = rng.standard_normal((6, 2)), np.array([False, True, False, False, True, False])
+    values = np.where(fixed[:, None], rng.standard_normal((6, 2)), 0.0)
+    expected = values.copy()
+    free = np.ix_(~fixed, ~fixed)
+    expected[~fixed] = np.linalg.solve(H[free], (right - H @ values)[~fixed])
+    np.testing.assert_allclose(
+        system.solve(right, fixed, values), expected, atol=TOLERANCE["factorisation"] * 10
+    )
+    np.testing.assert_allclose(system.product(right[:, 0]), H @ right[:, 0])
+    part = system.restricted(~fixed)
+    np.testing.assert_allclose(np.tril(part.H), np.tril(H[free]))
+    assert len(system.H) == 6
+
+
+def test_dependent_columns_can_be_factorised():
+    X = design(40, 12)
+    X[:, 5] = X[:, 4]
+    f, _ = prepared(X, True)
+    for dtype in (np.float32, np.float64):
+        system = WorkingSet(f, dtype)
+        system.update(np.array([3, 4, 5]), np.ones(40))
+        assert system.factorise()
+
+
+# Blocks ----------------------------------------------------------------------------------------
+
+
+def block_at(solution, problem, rho=20.0):
+    """A block that starts at a solution."""
+    f = Factorisation(problem)
+    lower, upper = (np.ascontiguousarray(end.T) for end in problem.box())
+    penalty = np.broadcast_to(problem.penalty() / f.norm[:, None], (f.n_inputs, len(lower)))
+    V = np.ascontiguousarray((solution.W * f.norm[:, None]).T)
+    beta = f.mean @ solution.W + (0.0 if solution.b is None else solution.b)
+    start = V, beta, np.ascontiguousarray(solution.theta.T)
+    return Block(
+        f, lower, upper, np.ascontiguousarray(penalty.T),
+        None if problem.penalised else problem.epsilon,
+        problem.lambda_ if problem.penalised else None,
+        problem.strict, start, np.full(len(lower), rho), 1.7, np.float64,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("intercept", [False, True])
+@pytest.mark.parametrize(("formulation", "radius"), list(product(("pooled", "strict"), RADII)))
+def test_the_optimum_is_a_fixed_point_of_the_iteration(formulation, radius, intercept):
+    problem = instances.random_layer(
+        50, 12, 3, formulation=formulation, radius=radius, intercept=intercept, seed=6
+    ).problem
+    solution = solve(problem, tol_gap=1e-11, tol_feas=1e-11)
+    assert solution.status is Status.OPTIMAL
+    block = block_at(solution, problem)
+    state = block.S.copy()
+    for _ in range(3):
+        block.project()
+        theta = block.measure()[0]
+        block.advance()
+    size = np.abs(state).max()
+    np.testing.assert_allclose(block.S, state, atol=TOLERANCE["fixed_point"] * size)
+    np.testing.assert_allclose(
+        theta.T, solution.theta, atol=TOLERANCE["fixed_point"] * np.abs(theta).max()
+    )
+    np.testing.assert_allclose(
+        block.answer.T / block.factorisation.norm[:, None], solution.W,
+        atol=TOLERANCE["fixed_point"] * np.abs(solution.W).max(),
+    )  # fmt: skip
+
+
+def test_a_change_of_rho_keeps_the_dual_point():
+    problem = instances.random_layer(50, 12, 3, seed=6).problem
+    start = solve(problem.replace(tolerance=0.4))
+    block = block_at(start, problem)
+    for _ in range(5):
+        block.project()
+        block.advance()
+    block.project()
+    legal = np.ones(block.S.shape, dtype=bool)
+    before = block.rho[:, None] * (block.Z + block.shift[:, None] - block.S)
+    block.change_rho(np.array([0.25, 1.0, 4.0]))
+    after = block.rho[:, None] * (block.Z + block.shift[:, None] - block.S)
+    np.testing.assert_allclose(after[legal], before[legal], rtol=TOLERANCE["reordered"])
+    np.testing.assert_allclose(block.sums, block.S.sum(axis=1), rtol=TOLERANCE["reordered"])
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_without_polish_the_iteration_converges_by_itself(strict):
+    problem = instances.random_layer(
+        60, 10, 3, formulation="strict" if strict else "pooled", seed=7
+    ).problem
+    solution = solve(problem, polish=False, max_iter=3000)
+    assert solution.certificate.violation < TOLERANCE["plain_admm"]
+    assert abs(solution.certificate.gap) < TOLERANCE["plain_admm"]
+
+
+def test_proved_outputs_leave_the_block():
+    problem = instances.random_relu_layer(90, 24, 8, tolerance=0.1, seed=2).problem
+    counts = []
+    solution = solve(problem, callback=lambda progress: counts.append(progress.n_proved))
+    assert solution.status is Status.OPTIMAL
+    assert np.all(np.diff(counts) >= 0)
+    assert len(set(solution.iterations)) > 1
+    slowest = np.argmax(solution.iterations)
+    alone = solve(problem.select([slowest]))
+    assert alone.iterations[0] == solution.iterations[slowest]
+
+
+@pytest.mark.parametrize(("limit", "width"), [(1, 1), (5 * 8 * 90 * 3, 3), (2**30, 8)])
+def test_the_memory_limit_sets_the_blocks(limit, width):
+    problem = instances.random_relu_layer(90, 24, 8, seed=2).problem
+    settings = admm.Settings(memory_limit=limit)
+    run = separable.Run(problem, settings, Context(), Factorisation(problem), None)
+    blocks = run.blocks()
+    assert max(map(len, blocks)) == width
+    assert np.array_equal(np.concatenate(blocks), np.arange(8))
+
+
+def test_memory_beyond_the_inputs():
+    problem = instances.random_relu_layer(6000, 8, 60, tolerance=0.3, dtype=np.float64).problem
+    settings = admm.Settings(memory_limit=5 * 8 * 6000 * 10)
+    solve(problem.select([0]))
+    tracemalloc.start()
+    try:
+        raw = admm.solve(problem, settings, Context())
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    # The dual point is part of the answer, of the size of all outputs.
+    working = peak - raw.theta.nbytes
+    assert working <= TOLERANCE["memory"] * settings.memory_limit
+
+
+# Answers ---------------------------------------------------------------------------------------
+
+
+def test_zeros_are_exact_and_positive():
+    solution = solve(instances.random_relu_layer(90, 24, 5, tolerance=0.3).problem)
+    assert 0.1 < solution.sparsity < 1.0
+    zeros = solution.W[solution.W == 0]
+    assert not np.signbit(zeros).any()
+    assert np.abs(solution.W[solution.W != 0]).min() > 1e-9
+
+
+@pytest.mark.parametrize("radius", RADII)
+def test_dead_and_repeated_inputs(radius):
+    problem = instances.random_layer(
+        40, 12, 3, radius=radius, intercept=True, seed=8,
+        defects=["zero_column", "constant_feature", "dead_output", "duplicate_columns"],
+    ).problem  # fmt: skip
+    solution = solve(problem)
+    assert solution.status is Status.OPTIMAL
+    assert not solution.W[[0, -1]].any(), "the intercept is free, a constant input is not"
+    assert not solution.W[:, 0].any()
+
+
+def test_multipliers_rho_and_iterations_have_an_entry_per_output():
+    for radius in RADII:
+        problem = instances.random_relu_layer(60, 12, 4, radius=radius, tolerance=0.2).problem
+        solution = solve(problem)
+        assert solution.multiplier.shape == solution.rho.shape == solution.iterations.shape == (4,)
+        assert np.all(solution.multiplier > 0)
+        assert solution.theta.shape == (60, 4)
+        assert solution.seconds.keys() >= {"setup", "admm", "polish", "certify", "total"}
+
+
+# Settings --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("max_iter", 0), ("max_iter", 1.5), ("max_iter", True), ("check_interval", 0),
+        ("polish_sweeps", 0), ("memory_limit", 0), ("time_limit", 0.0), ("time_limit", "1"),
+        ("time_limit", np.nan), ("rho", 0.0), ("rho", np.inf), ("relaxation", 0.9),
+        ("relaxation", 2.0), ("relaxation", None), ("dtype", "float16"), ("dtype", np.float32),
+    ],
+)  # fmt: skip
+def test_settings_out_of_range_are_named(name, value):
+    problem = instances.random_layer(30, 8, 2).problem
+    with pytest.raises(SettingsError, match=f"^{name} must"):
+        solve(problem, **{name: value})

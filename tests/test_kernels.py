@@ -1,0 +1,263 @@
+"""Every compiled loop against its plain numpy definition, the projections against solvers."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.optimize import minimize_scalar
+
+from nettrim_solver.solvers import kernels
+from nettrim_solver.solvers.block import joint_multiplier
+
+from .tolerances import TOLERANCE
+
+DTYPES = [np.float32, np.float64]
+
+
+@st.composite
+def sample_blocks(draw):
+    """State, products, shifts and a box with points, half-lines, intervals and free rows."""
+    seed = draw(st.integers(0, 2**20))
+    m, P = draw(st.integers(1, 4)), draw(st.integers(1, 30))
+    dtype = draw(st.sampled_from(DTYPES))
+    rng = np.random.default_rng(seed)
+    S, Z = rng.standard_normal((2, m, P)).astype(dtype)
+    shift = rng.standard_normal(m).astype(dtype)
+    lower, upper = np.sort(rng.standard_normal((2, m, P)), axis=0).astype(dtype)
+    kind = rng.integers(5, size=(m, P))
+    upper = np.where(kind == 0, lower, upper)
+    lower = np.where((kind == 1) | (kind == 3), -np.inf, lower).astype(dtype)
+    upper = np.where((kind == 2) | (kind == 3), np.inf, upper).astype(dtype)
+    return S, Z, shift, lower, upper, draw(st.booleans()), rng
+
+
+def close(found, expected, dtype, scale=1.0):
+    accuracy = TOLERANCE["kernel_single" if dtype == np.float32 else "kernel_double"]
+    np.testing.assert_allclose(found, expected, rtol=accuracy, atol=accuracy * scale)
+
+
+def distances(S, Z, shift, lower, upper, strict):
+    """q, e = q - clip(q), and which rows are in the ball, in float64."""
+    z = Z.astype(np.float64) + shift[:, None]
+    q = 2 * z - S
+    ball = (lower == upper) if strict else np.ones(S.shape, dtype=bool)
+    return z, q, q - np.clip(q, lower, upper), ball
+
+
+def projected(q, e, ball, epsilon):
+    """Projection on the radius: hard rows clipped, ball rows scaled towards the box."""
+    norm = np.sqrt(np.sum(np.where(ball, e, 0.0) ** 2, axis=1))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        shrink = np.where(norm > epsilon, 1 - epsilon / norm, 0.0)
+    return q - np.where(ball, shrink[:, None], 1.0) * e
+
+
+# Definitions -----------------------------------------------------------------------------------
+
+
+@given(sample_blocks(), st.floats(0.0, 3.0), st.floats(1.0, 1.9))
+def test_advance_projects_on_the_ball(block, radius, relaxation):
+    S, Z, shift, lower, upper, strict, rng = block
+    dtype = S.dtype.type
+    epsilon = (radius * rng.random(len(S))).astype(dtype)
+    z, q, e, ball = distances(S, Z, shift, lower, upper, strict)
+    expected = S + relaxation * (projected(q, e, ball, epsilon) - z)
+    state, sums = S.copy(), np.empty(len(S), dtype)
+    kernels.advance(
+        state, Z, shift, lower, upper, epsilon, np.zeros(len(S), dtype), False, strict,
+        dtype(relaxation), sums,
+    )  # fmt: skip
+    close(state, expected, dtype, 10.0)
+    close(sums, expected.sum(axis=1), dtype, 10.0 * S.shape[1])
+
+
+@given(sample_blocks(), st.floats(1.0, 1.9))
+def test_advance_with_a_given_shrink(block, relaxation):
+    S, Z, shift, lower, upper, strict, rng = block
+    dtype = S.dtype.type
+    shrink = rng.random(len(S)).astype(dtype)
+    z, q, e, ball = distances(S, Z, shift, lower, upper, strict)
+    expected = S + relaxation * (q - np.where(ball, shrink[:, None], 1.0) * e - z)
+    state, sums = S.copy(), np.empty(len(S), dtype)
+    unused = np.full(len(S), np.nan, dtype)
+    kernels.advance(
+        state, Z, shift, lower, upper, unused, shrink, True, strict, dtype(relaxation), sums
+    )
+    close(state, expected, dtype, 10.0)
+    close(sums, expected.sum(axis=1), dtype, 10.0 * S.shape[1])
+
+
+@given(sample_blocks())
+def test_ball_norms(block):
+    S, Z, shift, lower, upper, strict, _ = block
+    _, _, e, ball = distances(S, Z, shift, lower, upper, strict)
+    norms = np.empty(len(S))
+    kernels.ball_norms(S, Z, shift, lower, upper, strict, norms)
+    close(norms, np.linalg.norm(np.where(ball, e, 0.0), axis=1), S.dtype, 10.0)
+
+
+@given(sample_blocks())
+def test_measure(block):
+    S, Z, shift, lower, upper, strict, rng = block
+    shrink = rng.random(len(S)).astype(S.dtype)
+    z, q, e, ball = distances(S, Z, shift, lower, upper, strict)
+    force = np.where(ball, shrink[:, None], 1.0) * e
+    dual, squares = np.empty_like(S), np.empty((len(S), 3))
+    kernels.measure(S, Z, shift, lower, upper, shrink, strict, dual, squares)
+    close(dual, force, S.dtype, 10.0)
+    expected = [np.sum(A**2, axis=1) for A in (q - force - z, z, force)]
+    close(squares, np.column_stack(expected), S.dtype, 100.0 * S.shape[1])
+    assert np.all(dual[upper == np.inf] <= 0) and np.all(dual[lower == -np.inf] >= 0)
+
+
+@given(sample_blocks())
+def test_rescale_keeps_the_dual_point(block):
+    S, Z, shift, lower, upper, strict, rng = block
+    factors = np.where(rng.random(len(S)) < 0.3, 1.0, rng.uniform(0.2, 5, len(S))).astype(S.dtype)
+    z = Z.astype(np.float64) + shift[:, None]
+    expected = z + (S - z) / factors[:, None]
+    state, sums = S.copy(), S.sum(axis=1)
+    kernels.rescale(state, Z, shift, factors, sums)
+    close(state, expected, S.dtype, 10.0)
+    close(sums, expected.sum(axis=1), S.dtype, 10.0 * S.shape[1])
+    assert np.array_equal(state[factors == 1], S[factors == 1])
+
+
+@given(st.integers(0, 2**20), st.sampled_from(DTYPES), st.floats(1.0, 1.9))
+def test_shrink_weights(seed, dtype, relaxation):
+    rng = np.random.default_rng(seed)
+    state, W = rng.standard_normal((2, 3, 12)).astype(dtype)
+    threshold = (rng.random((3, 12)) * (rng.random((3, 12)) < 0.8)).astype(dtype)
+    q = 2 * W.astype(np.float64) - state
+    soft = np.sign(q) * np.maximum(np.abs(q) - threshold, 0.0)
+    moved, answer = state.copy(), np.empty_like(W)
+    kernels.shrink_weights(moved, W, threshold, dtype(relaxation), answer)
+    close(answer, soft, dtype, 10.0)
+    close(moved, state + relaxation * (soft - W), dtype, 10.0)
+    sure = np.abs(np.abs(q) - threshold) > 1e-5
+    assert np.array_equal((answer == 0)[sure], (soft == 0)[sure])
+
+
+@given(sample_blocks())
+def test_excess(block):
+    _, Z, shift, lower, upper, strict, _ = block
+    Z, shift = Z.astype(np.float64), shift.astype(np.float64)
+    z = Z + shift[:, None]
+    e = z - np.clip(z, lower, upper)
+    hard = (lower < upper) & strict
+    E, squares = np.empty_like(Z), np.empty((len(Z), 3))
+    kernels.excess(Z, shift, lower, upper, strict, E, squares)
+    close(E, e, np.float64)
+    expected = [np.where(hard, 0, e), np.where(hard, e, 0), z]
+    close(squares, np.column_stack([np.sum(A**2, axis=1) for A in expected]), np.float64, 10.0)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("constant", [0, 1])
+def test_gather_and_submatrix(dtype, constant):
+    rng = np.random.default_rng(0)
+    X, mean, scale = rng.standard_normal((20, 9)), rng.standard_normal(9), rng.random(9)
+    rows, columns = np.array([3, 0, 17]), np.array([8, 1, 2, 5])
+    out = np.empty((3, 4 + constant), dtype=dtype)
+    kernels.gather(X, rows, columns, mean, scale, constant, out)
+    close(out[:, constant:], ((X - mean) * scale)[np.ix_(rows, columns)], dtype)
+    assert np.all(out[:, :constant] == 1)
+
+    gram, chosen = X.T @ X, np.array([1, 4, 6])
+    H = np.zeros((3 + constant, 3 + constant), order="F")
+    kernels.submatrix(np.tril(gram), chosen, H, constant)
+    assert np.array_equal(H[constant:, constant:], np.tril(gram[np.ix_(chosen, chosen)]))
+    assert not H[:constant].any()
+
+
+# What the kernels are for ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("strict", [False, True])
+@pytest.mark.parametrize("seed", range(4))
+def test_the_projection_is_the_nearest_point_within_the_radius(strict, seed):
+    cp = pytest.importorskip("cvxpy")
+    rng = np.random.default_rng(seed)
+    q = 2.0 * rng.standard_normal(6)
+    lower = np.array([0.3, -0.2, -np.inf, -np.inf, -0.5, 0.4])
+    upper = np.array([0.3, -0.2, 0.0, 0.1, 0.5, np.inf])
+    epsilon = 0.4
+    z, nearest = cp.Variable(6), cp.Variable(6)
+    inside = [nearest[k] >= lower[k] for k in range(6) if lower[k] > -np.inf]
+    inside += [nearest[k] <= upper[k] for k in range(6) if upper[k] < np.inf]
+    inside += [cp.norm(z - nearest) <= epsilon]
+    if strict:
+        inside += [z[k] == nearest[k] for k in range(6) if lower[k] < upper[k]]
+    cp.Problem(cp.Minimize(cp.sum_squares(z - q)), inside).solve(solver=cp.CLARABEL)
+
+    S, Z, sums = np.zeros((1, 6)), q[None] / 2, np.empty(1)
+    kernels.advance(
+        S, Z, np.zeros(1), lower[None], upper[None], np.array([epsilon]), np.zeros(1), False,
+        strict, 1.0, sums,
+    )  # fmt: skip
+    # From S = 0 and relaxation 1 the step leads to z1 - q / 2.
+    np.testing.assert_allclose(S[0] + q / 2, z.value, atol=TOLERANCE["projection"])
+
+
+@given(
+    st.lists(
+        st.tuples(st.floats(-5, 5), st.floats(0, 3), st.sampled_from("pulif")),
+        min_size=1, max_size=12,
+    )
+)  # fmt: skip
+def test_best_constants_minimise_the_distance(rows):
+    lower = np.array([[-np.inf if kind in "uf" else a for a, _, kind in rows]])
+    upper = np.array(
+        [
+            [
+                np.inf if kind in "lf" else a + (width if kind == "i" else 0.0)
+                for a, width, kind in rows
+            ]
+        ]
+    )
+    upper = np.maximum(lower, upper)
+
+    def square(b):
+        return float(np.sum((b - np.clip(b, lower, upper)) ** 2))
+
+    constants, squares = np.empty(1), np.empty(1)
+    kernels.best_constants(lower, upper, constants, squares)
+    assert squares[0] == pytest.approx(square(constants[0]), rel=TOLERANCE["norm"], abs=1e-300)
+    found = minimize_scalar(square, bounds=(-10, 10), method="bounded", options={"xatol": 1e-10})
+    assert squares[0] <= found.fun + TOLERANCE["best_constant"]
+
+
+@pytest.mark.parametrize("size", [1e-150, 1e-8, 1.0, 1e8, 1e100])
+def test_best_constants_of_any_size(size):
+    rng = np.random.default_rng(1)
+    point = size * (3.0 + rng.standard_normal((2, 50)))
+    constants, squares = np.empty(2), np.empty(2)
+    kernels.best_constants(point, point.copy(), constants, squares)
+    np.testing.assert_allclose(constants, point.mean(axis=1), rtol=TOLERANCE["norm"])
+    np.testing.assert_allclose(
+        squares / size**2, np.sum(((point - constants[:, None]) / size) ** 2, axis=1),
+        rtol=TOLERANCE["reordered"],
+    )  # fmt: skip
+
+
+@given(
+    st.lists(st.tuples(st.floats(0.0, 10.0), st.floats(1e-4, 1e4)), min_size=1, max_size=8),
+    st.floats(1e-3, 0.999),
+)
+def test_the_joint_multiplier_solves_its_equation(rows, fraction):
+    norms, rho = np.array(rows).T
+    if np.linalg.norm(norms) < 1e-6:
+        return
+    epsilon = fraction * np.linalg.norm(norms)
+    mu = joint_multiplier(norms, rho, epsilon)
+    assert mu > 0
+    left = np.linalg.norm(rho * norms / (rho + mu))
+    assert left == pytest.approx(epsilon, rel=TOLERANCE["joint_multiplier"])
+
+
+def test_the_joint_multiplier_at_its_ends():
+    norms, rho = np.array([3.0, 4.0]), np.array([1.0, 2.0])
+    assert joint_multiplier(norms, rho, 5.0) == 0.0
+    assert joint_multiplier(norms, rho, 7.0) == 0.0
+    assert joint_multiplier(norms, rho, 0.0) == np.inf
+    assert joint_multiplier(np.array([4.0]), np.array([2.0]), 1.0) == pytest.approx(6.0)
