@@ -12,6 +12,7 @@ from nettrim_solver.exceptions import ProblemError, SettingsError
 from nettrim_solver.problem import RADII
 from nettrim_solver.solvers import Context, admm, separable
 from nettrim_solver.solvers.block import Block
+from nettrim_solver.solvers.run import ARRAYS
 from nettrim_solver.solvers.working_set import WorkingSet, gather
 
 from .tolerances import TOLERANCE
@@ -102,7 +103,7 @@ def test_single_precision_projections(shape):
         lambda p: p.replace(X=p.X + 1.0),
         lambda p: p.replace(X=p.X.astype(np.float32)),
         lambda p: p.replace(X=sp.csr_array(p.X)),
-        lambda p: p.replace(X=p.X[:, :5], W=None),
+        lambda p: p.replace(X=p.X[:, :5], W=None, weights=None),
         lambda p: p.replace(intercept=False),
     ],
 )
@@ -167,9 +168,11 @@ def test_solutions_with_held_entries():
     np.testing.assert_allclose(
         system.solve(right, fixed, values), expected, atol=TOLERANCE["factorisation"] * 10
     )
-    np.testing.assert_allclose(system.product(right[:, 0]), H @ right[:, 0])
+    np.testing.assert_allclose(
+        system.product(right[:, 0]), H @ right[:, 0], atol=TOLERANCE["factorisation"]
+    )
     part = system.restricted(~fixed)
-    np.testing.assert_allclose(np.tril(part.H), np.tril(H[free]))
+    np.testing.assert_allclose(np.tril(part.H), np.tril(H[free]), atol=TOLERANCE["factorisation"])
     assert len(system.H) == 6
 
 
@@ -235,11 +238,10 @@ def test_a_change_of_rho_keeps_the_dual_point():
         block.project()
         block.advance()
     block.project()
-    legal = np.ones(block.S.shape, dtype=bool)
     before = block.rho[:, None] * (block.Z + block.shift[:, None] - block.S)
     block.change_rho(np.array([0.25, 1.0, 4.0]))
     after = block.rho[:, None] * (block.Z + block.shift[:, None] - block.S)
-    np.testing.assert_allclose(after[legal], before[legal], rtol=TOLERANCE["reordered"])
+    np.testing.assert_allclose(after, before, rtol=TOLERANCE["reordered"])
     np.testing.assert_allclose(block.sums, block.S.sum(axis=1), rtol=TOLERANCE["reordered"])
 
 
@@ -265,7 +267,7 @@ def test_proved_outputs_leave_the_block():
     assert alone.iterations[0] == solution.iterations[slowest]
 
 
-@pytest.mark.parametrize(("limit", "width"), [(1, 1), (5 * 8 * 90 * 3, 3), (2**30, 8)])
+@pytest.mark.parametrize(("limit", "width"), [(1, 1), (ARRAYS * 8 * 90 * 3, 3), (2**30, 8)])
 def test_the_memory_limit_sets_the_blocks(limit, width):
     problem = instances.random_relu_layer(90, 24, 8, seed=2).problem
     settings = admm.Settings(memory_limit=limit)
@@ -275,10 +277,10 @@ def test_the_memory_limit_sets_the_blocks(limit, width):
     assert np.array_equal(np.concatenate(blocks), np.arange(8))
 
 
-def test_memory_beyond_the_inputs():
-    problem = instances.random_relu_layer(6000, 8, 60, tolerance=0.3, dtype=np.float64).problem
-    settings = admm.Settings(memory_limit=5 * 8 * 6000 * 10)
-    solve(problem.select([0]))
+def test_memory_beyond_the_inputs_stays_within_the_limit():
+    problem = instances.random_relu_layer(1500, 8, 128, tolerance=0.3).problem
+    settings = admm.Settings(memory_limit=5 * 8 * 1500 * 64, dtype="float64")
+    admm.solve(problem, settings, Context())
     tracemalloc.start()
     try:
         raw = admm.solve(problem, settings, Context())
@@ -286,8 +288,7 @@ def test_memory_beyond_the_inputs():
     finally:
         tracemalloc.stop()
     # The dual point is part of the answer, of the size of all outputs.
-    working = peak - raw.theta.nbytes
-    assert working <= TOLERANCE["memory"] * settings.memory_limit
+    assert peak - raw.theta.nbytes <= TOLERANCE["memory"] * settings.memory_limit
 
 
 # Answers ---------------------------------------------------------------------------------------

@@ -173,30 +173,30 @@ def test_gather_and_submatrix(dtype, constant):
 # What the kernels are for ----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("strict", [False, True])
-@pytest.mark.parametrize("seed", range(4))
-def test_the_projection_is_the_nearest_point_within_the_radius(strict, seed):
-    cp = pytest.importorskip("cvxpy")
-    rng = np.random.default_rng(seed)
-    q = 2.0 * rng.standard_normal(6)
-    lower = np.array([0.3, -0.2, -np.inf, -np.inf, -0.5, 0.4])
-    upper = np.array([0.3, -0.2, 0.0, 0.1, 0.5, np.inf])
-    epsilon = 0.4
-    z, nearest = cp.Variable(6), cp.Variable(6)
-    inside = [nearest[k] >= lower[k] for k in range(6) if lower[k] > -np.inf]
-    inside += [nearest[k] <= upper[k] for k in range(6) if upper[k] < np.inf]
-    inside += [cp.norm(z - nearest) <= epsilon]
-    if strict:
-        inside += [z[k] == nearest[k] for k in range(6) if lower[k] < upper[k]]
-    cp.Problem(cp.Minimize(cp.sum_squares(z - q)), inside).solve(solver=cp.CLARABEL)
-
-    S, Z, sums = np.zeros((1, 6)), q[None] / 2, np.empty(1)
+@given(sample_blocks(), st.floats(0.0, 2.0))
+def test_the_projection_is_the_nearest_point_within_the_radius(block, epsilon):
+    S, Z, shift, lower, upper, strict, rng = block
+    S, Z, shift = (np.asarray(A, dtype=np.float64) for A in (S, Z, shift))
+    z, q, _, ball = distances(S, Z, shift, lower, upper, strict)
+    state, sums = S.copy(), np.empty(len(S))
+    lower, upper = lower.astype(np.float64), upper.astype(np.float64)
     kernels.advance(
-        S, Z, np.zeros(1), lower[None], upper[None], np.array([epsilon]), np.zeros(1), False,
-        strict, 1.0, sums,
+        state, Z, shift, lower, upper, np.full(len(S), epsilon), np.zeros(len(S)), False, strict,
+        1.0, sums,
     )  # fmt: skip
-    # From S = 0 and relaxation 1 the step leads to z1 - q / 2.
-    np.testing.assert_allclose(S[0] + q / 2, z.value, atol=TOLERANCE["projection"])
+    nearest = state - S + z
+    excess = np.where(ball, nearest - np.clip(nearest, lower, upper), 0.0)
+    assert np.all(np.linalg.norm(excess, axis=1) <= epsilon + TOLERANCE["projection"])
+    hard = np.where(ball, 0.0, nearest - np.clip(nearest, lower, upper))
+    assert np.abs(hard).max() <= TOLERANCE["projection"]
+    # The nearest point of a convex set sees every other one at an obtuse angle.
+    for size in (1e-2, 1.0, 10.0):
+        inside = np.clip(nearest + size * rng.standard_normal(S.shape), lower, upper)
+        offset = np.where(ball, rng.standard_normal(S.shape), 0.0)
+        length = np.linalg.norm(offset, axis=1, keepdims=True)
+        other = inside + epsilon * np.divide(offset, length, out=offset, where=length > 0)
+        angles = np.sum((q - nearest) * (other - nearest), axis=1)
+        assert np.all(angles <= TOLERANCE["projection"] * size * S.shape[1])
 
 
 @given(

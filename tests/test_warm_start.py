@@ -130,13 +130,28 @@ def test_a_bad_start_does_no_harm(radius):
 
 
 @pytest.mark.parametrize("radius", RADII)
-def test_a_start_with_nan_does_no_harm(radius):
+@pytest.mark.parametrize("name", ["W", "b", "theta"])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_start_that_is_not_finite_is_refused(radius, name, value):
     problem = make(radius=radius)
     good = solve(problem)
-    W, theta = good.W.copy(), good.theta.copy()
-    W[0, 0] = theta[0, 1] = np.nan
-    broken = dataclasses.replace(good, W=W, theta=theta)
-    assert_same_value(good, solve(problem, warm_start=broken))
+    array = getattr(good, name).copy()
+    array.flat[0] = value
+    with pytest.raises(ProblemError, match=rf"warm_start\.{name} must be finite"):
+        solve(problem, warm_start=dataclasses.replace(good, **{name: array}))
+
+
+@pytest.mark.parametrize("radius", RADII)
+@pytest.mark.parametrize(
+    ("name", "value"), [("rho", np.nan), *product(["multiplier"], [np.nan, np.inf, 0.0, -1.0])]
+)
+def test_a_meaningless_penalty_in_a_start_does_no_harm(radius, name, value):
+    problem = make(radius=radius)
+    good = solve(problem)
+    array = getattr(good, name).copy()
+    array[1] = value
+    start = dataclasses.replace(solve(problem.replace(tolerance=0.3)), **{name: array})
+    assert_same_value(good, solve(problem, warm_start=start))
 
 
 @pytest.mark.parametrize("radius", RADII)
@@ -157,17 +172,16 @@ def test_blocks_are_started_as_a_whole_is(radius):
     assert_same_value(solve(problem), blocks)
 
 
-def test_other_samples_are_a_start_or_a_readable_error():
+def test_a_start_from_other_samples_is_named():
     problem = make()
-    rows = slice(0, 60)
-    fewer = problem.replace(X=problem.X[rows], Y=problem.Y[rows], tolerance=0.15)
+    fewer = problem.replace(X=problem.X[:60], Y=problem.Y[:60], tolerance=0.15)
     start = solve(fewer)
-    try:
-        solution = solve(problem, warm_start=start)
-    except ProblemError as error:
-        assert "warm_start" in str(error)
-    else:
-        assert_same_value(solve(problem), solution)
+    with pytest.raises(
+        ProblemError, match=r"warm_start.theta must have shape \(90, 5\), but has \(60, 5\)"
+    ):
+        solve(problem, warm_start=start)
+    weights = dataclasses.replace(start, theta=None)
+    assert_same_value(solve(problem), solve(problem, warm_start=weights))
 
 
 def test_a_start_of_another_shape_is_named():

@@ -53,8 +53,8 @@ TOLERANCE = {
     # A dozen roundings each, in float32 and float64, relative to the size of the terms.
     "kernel_single": 3e-6,
     "kernel_double": 1e-14,
-    # Clarabel's own accuracy on projections of six entries.
-    "projection": 1e-6,
+    # Projections of a few dozen entries of size 1 to 10.
+    "projection": 1e-12,
     # Squared distances of a dozen rows of size 5, at the resolution of a golden-section search.
     "best_constant": 1e-9,
     # Newton's method on one smooth scalar equation, to the last bits.
@@ -67,7 +67,7 @@ TOLERANCE = {
     "fixed_point": 1e-5,
     # Gap and violation of 3000 iterations without the polish.
     "plain_admm": 1e-4,
-    # Peak of the working arrays as a multiple of the memory limit: five arrays are the limit, and
-    # numpy's temporaries come on top.
-    "memory": 2.0,
+    # Peak of the working memory relative to the limit: the limit counts the arrays with an entry
+    # per sample; those with an entry per input come on top.
+    "memory": 1.1,
 }

@@ -67,11 +67,13 @@ class Block:
         self.workers, self.n_workers = workers, n_workers
         V, beta, theta = start
         # The fixed point that belongs to (V, theta): S_z = Z - theta / rho, and so for S_v.
-        Z, shift = factorisation.forward(V.astype(self.dtype))
-        self.S = Z + (shift + beta)[:, None].astype(self.dtype)
-        self.S -= (theta / rho[:, None]).astype(self.dtype)
-        slopes = factorisation.adjoint(theta.astype(self.dtype))
+        theta = theta.astype(self.dtype)
+        slopes = factorisation.adjoint(theta)
         self.state = (V + slopes / (rho * factorisation.kappa)[:, None]).astype(self.dtype)
+        self.S, shift = factorisation.forward(V.astype(self.dtype))
+        self.S += (shift + beta)[:, None].astype(self.dtype)
+        theta /= rho[:, None].astype(self.dtype)
+        self.S -= theta
         self.sums = self.S.sum(axis=1, dtype=np.float64).astype(self.dtype)
         self.answer = np.zeros_like(self.state)
         self.shrink = np.zeros(len(V), dtype=self.dtype)
@@ -137,8 +139,8 @@ class Block:
     def graph_square(self, V: NDArray[Any]) -> Array:
         """Return the squared graph norm ``kappa ||V||^2 + ||X~ V||^2`` of every row."""
         Z, shift = self.factorisation.forward(V)
-        centred = Z + shift.astype(V.dtype)[:, None]
-        return self.factorisation.kappa * _square(V) + _square(centred)
+        Z += shift.astype(V.dtype)[:, None]
+        return self.factorisation.kappa * _square(V) + _square(Z)
 
     def change_rho(self, factors: Array) -> None:
         """Multiply rho by the factors and move the state so that theta stays (no product)."""

@@ -228,7 +228,7 @@ def _column_statistics(X: Any, centre: bool) -> tuple[Array, Array]:
     n_samples = X.shape[0]
     if sp.issparse(X):
         squares = np.asarray(X.astype(np.float64).power(2).sum(axis=0)).ravel()
-        mean = np.asarray(X.sum(axis=0, dtype=np.float64)).ravel() / n_samples
+        mean = np.asarray(X.astype(np.float64).sum(axis=0)).ravel() / n_samples
         if not centre:
             return np.zeros_like(mean), np.sqrt(squares)
         centred = np.maximum(squares - n_samples * mean**2, 0.0)

@@ -54,7 +54,7 @@ def _trivial(run: Run) -> bool:
     """Answer with W = 0 if that is within the radius."""
     total = 0.0
     for columns in run.blocks():
-        _, beta, _, distance = run.zero_weights(*run.box(columns))
+        beta, _, distance = run.zero_weights(*run.box(columns))
         run.answer.beta[columns] = beta
         total += float(np.sum(distance**2))
     if np.sqrt(total) > run.problem.epsilon:

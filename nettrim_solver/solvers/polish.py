@@ -267,15 +267,7 @@ def _newton(
     if len(support) + constant == 0:
         return False
     hard = None if group.hard is None else group.hard[j]
-    fixed = group.lower[j] == group.upper[j]
-    weights = ((y != 0) | (fixed if hard is None else fixed & ~hard)).astype(np.float64)
-    if hard is not None:
-        excess = Z - np.clip(Z, group.lower[j], group.upper[j])
-        if cautious:
-            worst = np.argmax(np.where(hard & (y == 0), np.abs(excess), 0.0))
-            excess = np.where(np.arange(len(y)) == worst, excess, 0.0)
-        sides = np.where(hard, np.where(y != 0, y, excess), 0.0)
-        weights[sides != 0] = STIFFNESS
+    weights, sides = _rows(group, j, Z, cautious)
     system = _system(factorisation, group, j, support, weights)
     nu = None if group.nu is None else group.nu[j].copy()
     group.saved[j] = (V.copy(), float(group.beta[j]), lambda_, nu)
@@ -311,6 +303,26 @@ def _newton(
         group.beta[j] -= step.delta[0]
         group.tangent_beta[j] = step.tangent[0]
     return True
+
+
+def _rows(group: Group, j: int, Z: Array, cautious: bool) -> tuple[Array, Array]:
+    """Return the rows' weights in the model of output j, and the sides its hard rows press on.
+
+    Ball rows work where matched or outside the box. Hard rows work (as equalities) where they have
+    a multiplier or are violated; a cautious step adds the worst of these alone.
+    """
+    y, fixed = group.y[j], group.lower[j] == group.upper[j]
+    if group.hard is None:
+        return ((y != 0) | fixed).astype(np.float64), np.zeros(0)
+    hard = group.hard[j]
+    weights = ((y != 0) | (fixed & ~hard)).astype(np.float64)
+    excess = Z - np.clip(Z, group.lower[j], group.upper[j])
+    if cautious:
+        worst = np.argmax(np.where(hard & (y == 0), np.abs(excess), 0.0))
+        excess = np.where(np.arange(len(y)) == worst, excess, 0.0)
+    sides = np.where(hard, np.where(y != 0, y, excess), 0.0)
+    weights[sides != 0] = STIFFNESS
+    return weights, sides
 
 
 def _system(

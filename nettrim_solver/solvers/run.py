@@ -25,8 +25,12 @@ from .polish import Group, Tolerances, polish
 Array = NDArray[np.float64]
 Index = NDArray[np.int64]
 
-#: Outputs polished together: enough for efficient products, few enough for small arrays.
+#: Arrays of shape (P, block) that a block may take: five iterate, the others are the polish's.
+ARRAYS = 8
+
+#: Most outputs polished together, enough for efficient products, and their share of a block.
 GROUP = 8
+GROUP_SHARE = 16
 
 
 @dataclass
@@ -81,8 +85,8 @@ class Run:
         )  # fmt: skip
 
     def blocks(self) -> list[Index]:
-        """Return the outputs of each block: at most five (P, m) arrays within the memory limit."""
-        width = max(1, self.settings.memory_limit // (5 * 8 * self.problem.n_samples))
+        """Return the outputs of each block, for ``ARRAYS`` (P, m) arrays within the memory limit."""
+        width = max(1, self.settings.memory_limit // (ARRAYS * 8 * self.problem.n_samples))
         return [
             np.arange(start, min(start + width, self.problem.n_outputs))
             for start in range(0, self.problem.n_outputs, width)
@@ -122,8 +126,8 @@ class Run:
         lower, upper = self.problem.box(columns)
         return np.ascontiguousarray(lower.T), np.ascontiguousarray(upper.T)
 
-    def zero_weights(self, lower: Array, upper: Array) -> tuple[Array, Array, Array, Array]:
-        """Return zero weights, the best intercepts for them, their E, and their distance."""
+    def zero_weights(self, lower: Array, upper: Array) -> tuple[Array, Array, Array]:
+        """Return the best intercepts for W = 0, their E of shape (m, P), and their distance."""
         m = len(lower)
         beta, squares = np.zeros(m), np.empty(m)
         if self.factorisation.intercept:
@@ -133,7 +137,7 @@ class Run:
         if self.problem.strict:
             hard = np.any((E != 0) & (lower < upper), axis=1)
             distance = np.where(hard, np.inf, distance)
-        return np.zeros((m, self.factorisation.n_inputs)), beta, E, distance
+        return beta, E, distance
 
     def warm_start(self, columns: Index) -> tuple[Array, Array, Array, Array] | None:
         """Return V, beta, theta and rho from the answers so far, or from the user's solution."""
@@ -164,8 +168,9 @@ class Run:
         """Polish some outputs, group by group; store and return those that were proved."""
         tick = time.perf_counter()
         proved = np.zeros(len(columns), dtype=bool)
-        for start in range(0, len(columns), GROUP):
-            part = slice(start, start + GROUP)
+        size = max(1, min(GROUP, len(self.blocks()[0]) // GROUP_SHARE))
+        for start in range(0, len(columns), size):
+            part = slice(start, start + size)
             group = self.group(
                 columns[part], V[part], beta[part], multiplier[part],
                 None if epsilon is None else epsilon[part], theta[part],

@@ -40,6 +40,9 @@ SETTLED = 0.025
 #: Iterations after which float32 iterates are continued in float64.
 SINGLE_ITERATIONS = 150
 
+#: Outputs whose starting point is made at a time.
+CHUNK = 16
+
 #: Problems below this size (P N m) iterate in float64: the products cost nothing.
 SMALL = 2_000_000
 
@@ -109,6 +112,8 @@ def iterate(run: Run, columns: Index, epsilon: Any, lambda_: Any, joint: bool = 
             if theta is not None:
                 kept = _check(run, columns, block, watch, theta, iteration, joint)
                 columns = columns[kept]
+                if np.ndim(epsilon) == 1:
+                    epsilon = epsilon[kept]
                 if joint and len(columns) == 0:
                     return
             run.check_clock()
@@ -119,48 +124,65 @@ def iterate(run: Run, columns: Index, epsilon: Any, lambda_: Any, joint: bool = 
         _store(run, columns, block, iteration)
         raise
     _store(run, columns, block, iteration)
+    if len(columns) and epsilon is not None and not joint:
+        refute(run, columns, epsilon)
 
 
 def _start(
     run: Run, columns: Index, epsilon: Any, lambda_: Any
 ) -> tuple[Index, Any, Any, Block | None]:
     """Answer the trivial outputs, and build the block of the others at its starting point."""
-    settings, answer = run.settings, run.answer
-    f = run.factorisation
-    lower, upper = run.box(columns)
-    penalty = run.penalty(columns)
-    V, beta, E, distance = run.zero_weights(lower, upper)
-    limit = np.divide(
-        np.abs(f.adjoint(E)), penalty, out=np.zeros_like(penalty), where=penalty > 0
-    ).max(axis=1, initial=0.0)
-    limit = np.where(limit > 0, limit, 1.0)
-    if np.ndim(epsilon) == 1:
+    settings, answer, f = run.settings, run.answer, run.factorisation
+    single = settings.dtype == "float32" or (
+        settings.dtype == "auto" and f.n_samples * f.n_inputs * len(columns) > SMALL
+    )
+    arrays = _zero_start(run, columns, np.dtype(np.float32 if single else np.float64))
+    lower, upper, theta, beta, limit, distance = arrays
+    run.natural[columns] = limit
+    if np.ndim(epsilon) == 1 and np.any(distance <= epsilon):
         trivial = distance <= epsilon
         answer.beta[columns[trivial]] = beta[trivial]
         answer.lambda_[columns[trivial]] = limit[trivial]
         run.finish(columns[trivial], 0)
         left = ~trivial
         columns, epsilon = columns[left], epsilon[left]
-        lower, upper, penalty = lower[left], upper[left], penalty[left]
-        V, beta, E, limit = V[left], beta[left], E[left], limit[left]
+        lower, upper, theta, beta, limit = (a[left] for a in (lower, upper, theta, beta, limit))
     if len(columns) == 0:
         return columns, epsilon, lambda_, None
-    run.natural[columns] = limit
     rho = (settings.rho or RHO) / limit
-    theta = np.divide(E, limit[:, None], out=E)
+    V = np.zeros((len(columns), f.n_inputs))
     warm = run.warm_start(columns)
     if warm is not None:
         V, beta, theta, previous = warm
         rho = np.where(np.isfinite(previous), previous, rho)
-    single = settings.dtype == "float32" or (
-        settings.dtype == "auto" and f.n_samples * f.n_inputs * len(columns) > SMALL
-    )
     block = Block(
-        f, lower, upper, penalty, epsilon, lambda_, run.problem.strict, (V, beta, theta), rho,
-        settings.relaxation, np.float32 if single else np.float64, run.workers,
+        f, lower, upper, run.penalty(columns), epsilon, lambda_, run.problem.strict,
+        (V, beta, theta), rho, settings.relaxation, lower.dtype, run.workers,
         run.context.n_threads,
     )  # fmt: skip
     return columns, epsilon, lambda_, block
+
+
+def _zero_start(run: Run, columns: Index, dtype: Any) -> tuple[NDArray[Any], ...]:
+    """Return the box, and what W = 0 says, some outputs at a time so that memory stays low.
+
+    That is: lower, upper and the dual point theta, shape (m, P), in `dtype`; the best intercept
+    beta, the multiplier lambda_0 at which W = 0 becomes optimal, and the distance, shape (m,).
+    """
+    m, f = len(columns), run.factorisation
+    lower, upper, theta = (np.empty((m, f.n_samples), dtype=dtype) for _ in range(3))
+    beta, limit, distance = (np.empty(m) for _ in range(3))
+    for start in range(0, m, CHUNK):
+        part = slice(start, start + CHUNK)
+        low, high = run.box(columns[part])
+        penalty = run.penalty(columns[part])
+        beta[part], E, distance[part] = run.zero_weights(low, high)
+        slopes = np.abs(f.adjoint(E))
+        ratios = np.divide(slopes, penalty, out=np.zeros_like(slopes), where=penalty > 0)
+        largest = ratios.max(axis=1, initial=0.0)
+        limit[part] = np.where(largest > 0, largest, 1.0)
+        lower[part], upper[part], theta[part] = low, high, E / limit[part, None]
+    return lower, upper, theta, beta, limit, distance
 
 
 def _balance(run: Run, block: Block, watch: Watch, iteration: int) -> None:
