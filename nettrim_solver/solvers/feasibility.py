@@ -29,7 +29,7 @@ RADIUS_CHECK = 100
 SUSPICIOUS = 2.0
 
 #: Most iterations spent on the least distance.
-LEAST_ITERATIONS = 1000
+LEAST_ITERATIONS = 5000
 
 #: Distance of the hard rows alone, relative to the targets, that is more than rounding.
 HARD_ROWS = 1e-9

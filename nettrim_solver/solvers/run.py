@@ -85,7 +85,7 @@ class Run:
         )  # fmt: skip
 
     def blocks(self) -> list[Index]:
-        """Return the outputs of each block, for ``ARRAYS`` (P, m) arrays within the memory limit."""
+        """Return the outputs of each block: ``ARRAYS`` (P, m) arrays within the memory limit."""
         width = max(1, self.settings.memory_limit // (ARRAYS * 8 * self.problem.n_samples))
         return [
             np.arange(start, min(start + width, self.problem.n_outputs))
@@ -104,7 +104,8 @@ class Run:
 
     def stop_unproved(self, status: Status) -> None:
         """Record why the outputs without proof have none."""
-        for j in np.flatnonzero(~self.answer.proved):
+        open_ = np.ones_like(self.answer.proved) if self.problem.joint else ~self.answer.proved
+        for j in np.flatnonzero(open_):
             if self.answer.stops[j] is not Status.INFEASIBLE:
                 self.answer.stops[j] = status
 
