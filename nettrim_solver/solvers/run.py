@@ -6,7 +6,7 @@ Everything here is in the scaled coordinates of :mod:`.factorisation`.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from ..certificate import RADIUS_FLOOR
 from ..problem import Problem
 from ..status import Status
+from ..threads import limit_threads
 from . import Context, Progress, kernels
 from .factorisation import Factorisation
 from .polish import Group, Tolerances, polish
@@ -168,24 +169,42 @@ class Run:
     ) -> NDArray[np.bool_]:  # fmt: skip
         """Polish some outputs, group by group; store and return those that were proved."""
         tick = time.perf_counter()
-        proved = np.zeros(len(columns), dtype=bool)
         size = max(1, min(GROUP, len(self.blocks()[0]) // GROUP_SHARE))
-        for start in range(0, len(columns), size):
-            part = slice(start, start + size)
+        parts = [slice(start, start + size) for start in range(0, len(columns), size)]
+
+        def work(part: slice) -> Group:
+            radii = None if epsilon is None else epsilon[part]
             group = self.group(
-                columns[part], V[part], beta[part], multiplier[part],
-                None if epsilon is None else epsilon[part], theta[part],
-            )  # fmt: skip
+                columns[part], V[part], beta[part], multiplier[part], radii, theta[part]
+            )
             group.tangent = self.answer.tangent[columns[part]]
             group.tangent_beta = self.answer.tangent_beta[columns[part]]
             polish(self.factorisation, group, self.tolerances)
             if epsilon is not None:
                 self._check_idle(columns[part], group, multiplier[part])
+            return group
+
+        proved = np.zeros(len(columns), dtype=bool)
+        for part, group in zip(parts, self._map(work, parts), strict=True):
             proved[part] = group.proved
             self._store_group(columns[part], group)
             self.finish(columns[part][group.proved], iteration)
         self.seconds["polish"] += time.perf_counter() - tick
         return proved
+
+    def _map(self, work: Callable[[slice], Group], parts: list[slice]) -> Iterator[Group]:
+        """Run the polish on groups: on all workers, with one BLAS thread each.
+
+        Its systems are small; a threaded BLAS would spend more on waking its threads than on them.
+        """
+        if self.workers is None:
+            yield from map(work, parts)
+            return
+        n = self.context.n_threads
+        with limit_threads(1):
+            # As many at a time as there are workers: groups in waiting would hold memory.
+            for start in range(0, len(parts), n):
+                yield from self.workers.map(work, parts[start : start + n])
 
     def _check_idle(self, columns: Index, group: Group, multiplier: Array) -> None:
         """Withdraw the proof of outputs whose ball was left out but is not kept after all."""
