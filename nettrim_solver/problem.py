@@ -91,7 +91,7 @@ class Problem:
     >>> X = np.random.default_rng(0).standard_normal((50, 8))
     >>> Y = np.maximum(X @ np.eye(8)[:, :3], 0)
     >>> Problem(X, Y, tolerance=0.1)
-    Problem(X (50, 8) float64, 3 outputs, relu, pooled, joint epsilon=0.918...)
+    Problem(X (50, 8) float64, 3 outputs, relu, pooled, joint epsilon=0.784...)
     """
 
     def __init__(

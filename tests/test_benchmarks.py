@@ -108,7 +108,9 @@ def test_writing_is_all_or_nothing(tmp_path, error):
     with pytest.raises(error):
         harness.write_atomically(path, half)
     assert path.read_text() == "old"
-    harness.write_atomically(path, lambda temporary: temporary.write_text("new"))
+    with path.open() as reader:
+        harness.write_atomically(path, lambda temporary: temporary.write_text("new"))
+        assert reader.read() == "old", "a file that somebody reads is replaced, not rewritten"
     assert path.read_text() == "new"
     assert list(tmp_path.iterdir()) == [path]
 

@@ -368,6 +368,21 @@ def test_a_heuristic_is_feasible_at_best(liar, formulation, radius):
         assert solve(problem, solver="liar").status is Status.UNPROVED
 
 
+def test_negative_zeros_do_not_reach_the_user(liar):
+    problem = make()
+    liar(raw(problem, np.full(problem.W.shape, -0.0)))
+    assert not np.signbit(solve(problem, solver="liar").W).any()
+
+
+@pytest.mark.parametrize(("formulation", "radius"), FORMS)
+def test_a_ray_bounds_nothing(formulation, radius):
+    problem = make(formulation, radius)
+    lie = ray_for_a_dual(problem, np.random.default_rng(0))
+    judged = certify(problem, lie.W, lie.b, lie.theta)
+    assert judged.bound <= TOLERANCE["proved"] * judged.objective
+    assert np.all(judged.gaps >= 1.0 - TOLERANCE["proved"])
+
+
 def test_a_proof_counts_whoever_brings_it(liar):
     problem = make()
     best = solve(problem)
