@@ -46,7 +46,8 @@ class Settings:
     relaxation : float
         Over-relaxation, in [1, 2).
     rho : float or None
-        Initial penalty, relative to the data's own scale; None: 50.
+        Initial penalty, in units of 1 / lambda_0 (the multiplier at which W = 0 becomes optimal);
+        None: 80.
     adaptive_rho : bool
         Balance the residuals per output.
     check_interval : int
@@ -57,8 +58,6 @@ class Settings:
         Newton sweeps per attempt.
     memory_limit : int
         Bytes for the arrays of shape (n_samples, block of outputs); sets the block.
-    keep_dual : bool
-        Return theta, of shape (n_samples, n_outputs). Without it nothing can be proved afterwards.
     """
 
     tol_gap: float = 1e-6
@@ -85,6 +84,11 @@ class Settings:
         if self.rho is not None:
             _number("rho", self.rho, 0.0, np.inf)
         _number("relaxation", self.relaxation, 1.0, 2.0, closed=True)
+        for name in ("adaptive_rho", "polish"):
+            if not isinstance(getattr(self, name), (bool, np.bool_)):
+                raise SettingsError(
+                    f"{name} must be True or False, but was {getattr(self, name)!r}"
+                )
         if self.dtype not in ("auto", "float32", "float64"):
             raise SettingsError(
                 f"dtype must be 'auto', 'float32' or 'float64', but was {self.dtype!r}"
