@@ -325,7 +325,7 @@ def memory_case(
     The factorisation is built inside the measured call and handed to it, so that what all outputs
     share can be told from what belongs to the outputs.
     """
-    from nettrim_solver.solvers.factorisation import Factorisation
+    from nettrim_solver.solvers.admm.factorisation import Factorisation
 
     base = Layer(**layer).base()
     problem = pose(base, case)

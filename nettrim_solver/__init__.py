@@ -34,7 +34,7 @@ __all__ = [
 
 def __getattr__(name: str) -> object:
     if name == "Factorisation":
-        from .solvers.factorisation import Factorisation
+        from .solvers.admm.factorisation import Factorisation
 
         return Factorisation
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -18,7 +18,7 @@ from .status import Status, worst
 from .threads import limit_threads
 
 if TYPE_CHECKING:
-    from .solvers.factorisation import Factorisation
+    from .solvers.admm.factorisation import Factorisation
 
 #: Largest gap and violation that count as proved, per dtype of X. The weights are returned in that
 #: dtype, and rounding them to float32 alone moves the distance by more than 1e-6 of a small radius.

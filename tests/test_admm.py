@@ -10,10 +10,11 @@ import scipy.sparse as sp
 from nettrim_solver import Factorisation, Problem, Status, instances, solve
 from nettrim_solver.exceptions import ProblemError, SettingsError
 from nettrim_solver.problem import RADII
-from nettrim_solver.solvers import Context, admm, separable
-from nettrim_solver.solvers.block import Block
-from nettrim_solver.solvers.run import ARRAYS
-from nettrim_solver.solvers.working_set import WorkingSet, gather
+from nettrim_solver.solvers import Context, admm
+from nettrim_solver.solvers.admm import separable
+from nettrim_solver.solvers.admm.block import Block
+from nettrim_solver.solvers.admm.run import ARRAYS
+from nettrim_solver.solvers.admm.working_set import WorkingSet, gather
 
 from .tolerances import TOLERANCE
 

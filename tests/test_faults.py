@@ -18,8 +18,9 @@ from nettrim_solver import Problem, Status, certify, instances, solve
 from nettrim_solver.exceptions import InfeasibleError, SolverError
 from nettrim_solver.problem import RADII
 from nettrim_solver.solution import RawSolution
-from nettrim_solver.solvers import SOLVERS, SolverInfo, kernels, polish
-from nettrim_solver.solvers.factorisation import Factorisation
+from nettrim_solver.solvers import SOLVERS, SolverInfo, kernels
+from nettrim_solver.solvers.admm import polish
+from nettrim_solver.solvers.admm.factorisation import Factorisation
 
 from .tolerances import TOLERANCE
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize_scalar
 
 from nettrim_solver.solvers import kernels
-from nettrim_solver.solvers.block import joint_multiplier
+from nettrim_solver.solvers.admm.block import joint_multiplier
 
 from .tolerances import TOLERANCE
 

@@ -23,7 +23,7 @@ from ..exceptions import MissingDependencyError, SettingsError, UnsupportedError
 if TYPE_CHECKING:
     from ..problem import Problem
     from ..solution import Solution
-    from .factorisation import Factorisation
+    from .admm.factorisation import Factorisation
 
 ALL_FORMULATIONS = frozenset({"pooled", "strict", "penalised", "penalised_strict"})
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..status import Status
+from ...status import Status
 from .block import Block
 from .feasibility import RADIUS_CHECK, refute, suspicious
 from .run import Interrupted, Run

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..certificate import dual_bounds, dual_terms
-from ..problem import Problem
-from ..status import Status
-from . import Context
+from ...certificate import dual_bounds, dual_terms
+from ...problem import Problem
+from ...status import Status
+from .. import Context
 from .block import Block
 from .run import Answer, Interrupted, Run
 

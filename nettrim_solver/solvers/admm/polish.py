@@ -38,7 +38,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from . import kernels
+from .. import kernels
 from .factorisation import Factorisation
 from .model import STIFFNESS, Model
 from .working_set import WorkingSet

@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..certificate import RADIUS_FLOOR
-from ..problem import Problem
-from ..status import Status
-from ..threads import limit_threads
-from . import Context, Progress, kernels
+from ...certificate import RADIUS_FLOOR
+from ...problem import Problem
+from ...status import Status
+from ...threads import limit_threads
+from .. import Context, Progress, kernels
 from .factorisation import Factorisation
 from .polish import Group, Tolerances, polish
 

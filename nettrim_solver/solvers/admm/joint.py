@@ -17,8 +17,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..certificate import RADIUS_FLOOR
-from ..status import Status
+from ...certificate import RADIUS_FLOOR
+from ...status import Status
 from .feasibility import refute
 from .run import Run
 from .separable import iterate, solve_all

@@ -15,7 +15,7 @@ import scipy.linalg as la
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
-from . import kernels
+from .. import kernels
 from .factorisation import Factorisation
 
 Array = NDArray[np.float64]

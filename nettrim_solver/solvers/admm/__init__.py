@@ -19,10 +19,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..exceptions import SettingsError
-from ..problem import Problem
-from ..solution import RawSolution
-from . import Context
+from ...exceptions import SettingsError
+from ...problem import Problem
+from ...solution import RawSolution
+from .. import Context
 from .factorisation import Factorisation
 
 Array = NDArray[np.float64]

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from . import kernels
+from .. import kernels
 from .factorisation import Factorisation
 
 Array = NDArray[np.float64]

@@ -22,8 +22,8 @@ import scipy.linalg as la
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
-from ..exceptions import ProblemError
-from ..problem import Problem
+from ...exceptions import ProblemError
+from ...problem import Problem
 
 Array = NDArray[np.float64]
 
