@@ -367,7 +367,7 @@ def _violations(problem: Problem, matched: Array, hard: Array) -> Array:
     norms = problem.target_norms
     if problem.joint:
         matched, hard, norms = (np.array([np.linalg.norm(v)]) for v in (matched, hard, norms))
-    if problem.penalised:
+    if problem.epsilon is None:
         excess, scale = hard, norms
     else:
         epsilon: Any = problem.epsilon

@@ -248,6 +248,15 @@ class Problem:
             changes[name] = level[columns] if isinstance(level, np.ndarray) else level
         return self._copy(**changes)
 
+    def samples(self, rows: Any) -> Problem:
+        """Return the problem of some samples alone (slice or index array), without new checks.
+
+        The radius stays as it is, although it was meant for all samples.
+        """
+        names = ("X", "Y", "Z", "lower", "upper")
+        given = {name: getattr(self, name) for name in names}
+        return self._copy(**{k: None if v is None else v[rows] for k, v in given.items()})
+
     def least_distance(self) -> Problem:
         """Return the problem of the least reachable distance: penalised, without l1 weights."""
         return self._copy(

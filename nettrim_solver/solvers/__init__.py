@@ -123,6 +123,17 @@ class Progress:
     elapsed: float
 
 
+def pruner(module: str, summary: str) -> SolverInfo:
+    """Describe a pruner: it removes trained weights, and works for any formulation but penalised.
+
+    It keeps the pooled radius, or none: hard rows are beyond methods with a linear target.
+    """
+    return SolverInfo(
+        module, summary, convex=False, formulations=frozenset({"pooled"}), weights=False,
+        needs_W=True,
+    )  # fmt: skip
+
+
 SOLVERS: dict[str, SolverInfo] = {
     "admm": SolverInfo(
         "admm", "over-relaxed ADMM with one factorisation for all outputs and a certified polish"
@@ -139,6 +150,7 @@ SOLVERS: dict[str, SolverInfo] = {
         "admm_published", "baseline: the paper's ADMM with fixed rho and its own stopping rule",
         formulations=frozenset({"strict"}), sparse_X=False,
     ),
+    "magnitude": pruner("magnitude", "removes the smallest trained weights"),
 }  # fmt: skip
 
 
