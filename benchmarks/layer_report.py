@@ -8,12 +8,11 @@ there is typed by hand.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from .environment import ROOT
+from .pages import fill_page, table
 
 RESULT = ROOT / "benchmarks" / "results" / "layer.json"
 PAGE = ROOT / "docs" / "performance.md"
@@ -266,51 +265,42 @@ def markdown(result: dict[str, Any]) -> str:
     """Return the tables of the documentation: stages, parts of the ADMM stage, memory."""
     lines = []
     for part in result["runs"]:
-        columns: Sequence[str] = ("case", "pairs", *STAGES, "iterations", "nonzero")
-        lines += [f"Threads: {part['n_threads']}.", "", *_row(columns), _rule(len(columns))]
-        for case in part["cases"]:
-            stages = [f"{case['stages'].get(name, 0.0):.1f}" for name in STAGES]
-            lines += _row(
-                [
-                    case["name"],
-                    f"{case['pairs']:.1f}",
-                    *stages,
-                    f"{case['iterations_mean']:.0f}",
-                    f"{case['nonzero_fraction']:.1%}",
-                ]
-            )
-        lines.append("")
+        rows = [
+            [
+                case["name"],
+                f"{case['pairs']:.1f}",
+                *(f"{case['stages'].get(name, 0.0):.1f}" for name in STAGES),
+                f"{case['iterations_mean']:.0f}",
+                f"{case['nonzero_fraction']:.1%}",
+            ]
+            for case in part["cases"]
+        ]
+        columns = ("case", "pairs", *STAGES, "iterations", "nonzero")
+        lines += [f"Threads: {part['n_threads']}.", "", *table(columns, rows), ""]
+    rows = [
+        [case["name"], *(f"{value:.1f}" for value in case["admm_parts"].values())]
+        for case in result["runs"][0]["cases"]
+    ]
     columns = ("case, 1 thread", "products with X", "graph projection", "passes and checks")
-    lines += [*_row(columns), _rule(len(columns))]
-    for case in result["runs"][0]["cases"]:
-        lines += _row([case["name"], *(f"{value:.1f}" for value in case["admm_parts"].values())])
+    lines += [*table(columns, rows), ""]
+    rows = [
+        [
+            entry["name"],
+            "default" if entry["memory_limit"] is None else _megabytes(entry["memory_limit"]),
+            _megabytes(entry["array_bytes"]),
+            _megabytes(entry["inputs_bytes"]),
+            _megabytes(sum(entry["shared_bytes"].values())),
+            f"{entry['arrays_of_outputs']:.1f}",
+        ]
+        for entry in result["memory"]
+    ]
     columns = ("case", "memory_limit, MB", "peak, MB", "inputs, MB", "shared, MB", "(P, M) arrays")
-    lines += ["", *_row(columns), _rule(len(columns))]
-    for entry in result["memory"]:
-        limit = entry["memory_limit"]
-        lines += _row([
-            entry["name"], "default" if limit is None else _megabytes(limit),
-            _megabytes(entry["array_bytes"]), _megabytes(entry["inputs_bytes"]),
-            _megabytes(sum(entry["shared_bytes"].values())), f"{entry['arrays_of_outputs']:.1f}",
-        ])  # fmt: skip
-    return "\n".join(lines)
+    return "\n".join([*lines, *table(columns, rows)])
 
 
 def main() -> None:
     """Put the tables of the full run into the page, between its two marks."""
-    record = json.loads(RESULT.read_text(encoding="utf-8"))
-    head, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
-    tail = rest.partition(END)[2]
-    text = f"{head}{BEGIN}\n\n{markdown(record['result'])}\n\n{END}{tail}"
-    PAGE.write_text(text, encoding="utf-8")
-
-
-def _row(cells: Sequence[str]) -> list[str]:
-    return ["| " + " | ".join(cells) + " |"]
-
-
-def _rule(n_columns: int) -> str:
-    return "|" + "---|" * n_columns
+    fill_page(PAGE, (BEGIN, END), RESULT, markdown)
 
 
 def _pair(case: dict[str, Any]) -> float:

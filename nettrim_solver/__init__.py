@@ -6,8 +6,11 @@ its certificate. See the documentation for the mathematics and for how to choose
 
 from . import activations, exceptions, instances
 from .certificate import Certificate, certify
+from .compare import compare
+from .comparison import Comparison
 from .exceptions import NettrimError
 from .problem import Problem
+from .refine import refit, swaps
 from .solution import Solution
 from .solve import solve
 from .solvers import Progress, available_solvers
@@ -17,6 +20,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Certificate",
+    "Comparison",
     "Factorisation",
     "NettrimError",
     "Problem",
@@ -26,9 +30,12 @@ __all__ = [
     "activations",
     "available_solvers",
     "certify",
+    "compare",
     "exceptions",
     "instances",
+    "refit",
     "solve",
+    "swaps",
 ]
 
 

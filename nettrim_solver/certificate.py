@@ -65,7 +65,8 @@ class Certificate:
         weights.
     violations : ndarray of shape (G,)
         ``dist / epsilon - 1`` where positive (strict: also the norm of the hard rows' excess over
-        epsilon); 0 when kept, and for the pooled penalised form.
+        epsilon; relative to ``dist(0, K)`` without a radius); 0 when kept, and for pooled problems
+        without a radius.
     distances : ndarray of shape (M,)
         ``dist(X w_j + b_j, K)`` over all rows.
     activation_errors : ndarray of shape (M,) or None
@@ -73,7 +74,7 @@ class Certificate:
     nnz : ndarray of shape (M,)
         Nonzero weights per output.
     epsilons : ndarray of shape (G,) or None
-        The radii, None when penalised.
+        The radii; None when penalised, or when the problem has none.
     """
 
     objectives: Array
@@ -145,7 +146,8 @@ def certify(problem: Problem, W: Any, b: Any = None, theta: Any = None) -> Certi
     Parameters
     ----------
     problem : Problem
-        With ``epsilon``, ``tolerance`` or ``lambda_``.
+        Without ``epsilon``, ``tolerance`` and ``lambda_`` there is nothing to keep or to prove: the
+        violation is 0 (strict: that of the hard rows) and the bound is 0.
     W : ndarray of shape (n_inputs, n_outputs)
     b : ndarray of shape (n_outputs,), optional
         Intercept; zeros when omitted.
@@ -257,9 +259,11 @@ def dual_terms(
 def dual_bounds(problem: Problem, terms: DualTerms | None) -> tuple[Array, Array]:
     """Return the best lower bounds along the rays of the dual points, and their rounding floors.
 
-    Both have shape (G,). theta = 0 is feasible, so no bound is below 0.
+    Both have shape (G,). theta = 0 is feasible, so no bound is below 0; and it is all that can be
+    said where there is no radius.
     """
-    if terms is None:
+    unbounded = problem.epsilon is None and not problem.penalised
+    if terms is None or unbounded:
         n_groups = 1 if problem.joint else problem.n_outputs
         return np.zeros(n_groups), np.zeros(n_groups)
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
@@ -298,7 +302,7 @@ def least_radius(problem: Problem, theta: Array) -> Array:
     ----------
     theta : ndarray of shape (n_samples, n_outputs)
     """
-    column_norms = np.sqrt(_squared_column_norms(problem.X))[:, None]
+    column_norms = np.sqrt(squared_column_norms(problem.X))[:, None]
     support, norm = np.zeros(problem.n_outputs), np.zeros(problem.n_outputs)
     for columns in output_blocks(problem):
         lower, upper = problem.box(columns)
@@ -357,7 +361,8 @@ def _row_blocks(X: Any) -> Iterator[slice]:
         yield slice(start, start + height)
 
 
-def _squared_column_norms(X: Any) -> Array:
+def squared_column_norms(X: Any) -> Array:
+    """Return ``||x_i||^2`` of every column, float64, dense or sparse."""
     if sp.issparse(X):
         return np.asarray(X.astype(np.float64).power(2).sum(axis=0)).ravel()
     return np.einsum("ij,ij->j", X, X, dtype=np.float64)

@@ -11,11 +11,9 @@ Aghasi, Abdi, Nguyen, Romberg, *Net-Trim*, NIPS 2017 (arXiv:1611.05162), the par
 
 from __future__ import annotations
 
-import contextlib
 import io
 import json
 import os
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -25,9 +23,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .exceptions import MissingDependencyError, SettingsError
+from .exceptions import SettingsError
+from .plotting import new_figure
 from .problem import Problem
-from .problem_file import save_arrays
+from .problem_file import save_arrays, whole_file
 from .solution import Solution
 from .solve import solve
 from .status import Status
@@ -306,13 +305,7 @@ def save_plot(results: Sequence[PrunedNetwork], path: str | os.PathLike[str]) ->
     MissingDependencyError
         Without matplotlib.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise MissingDependencyError(
-            "the plot needs matplotlib: pip install 'nettrim_solver[plot]'"
-        ) from None
-    figure = Figure(figsize=(6.4, 4.2), layout="constrained")
+    figure = new_figure(6.4, 4.2)
     axes = figure.subplots()
     ordered = sorted(results, key=lambda result: result.sparsity)
     zeros = [100 * result.sparsity for result in ordered]
@@ -326,18 +319,8 @@ def save_plot(results: Sequence[PrunedNetwork], path: str | os.PathLike[str]) ->
     axes.legend()
     axes.margins(x=0.08)
     axes.grid(alpha=0.3)
-    target = Path(path)
-    handle, temporary = tempfile.mkstemp(
-        prefix=f".{target.stem}.", suffix=".png", dir=target.parent
-    )
-    os.close(handle)
-    try:
-        figure.savefig(temporary, dpi=120)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, target)
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
+    with whole_file(path) as stream:
+        figure.savefig(stream, format="png", dpi=120)
 
 
 def _tell(report: Callable[[Step], object] | None, step: Step) -> None:

@@ -12,6 +12,16 @@ from numpy.typing import ArrayLike, NDArray
 
 from .activations import Activation, get_activation
 from .exceptions import ProblemError
+from .problem_checks import (
+    check_match,
+    check_range,
+    checked_box,
+    checked_choice,
+    checked_matrix,
+    checked_vector,
+    numeric,
+    read_only,
+)
 
 Array = NDArray[np.float64]
 Formulation = Literal["pooled", "strict", "penalised", "penalised_strict"]
@@ -113,15 +123,15 @@ class Problem:
         lower: ArrayLike | None = None,
         upper: ArrayLike | None = None,
     ) -> None:
-        self.formulation = _one_of("formulation", formulation, FORMULATIONS)
-        self.radius = _one_of("radius", radius, RADII)
+        self.formulation = checked_choice("formulation", formulation, FORMULATIONS)
+        self.radius = checked_choice("radius", radius, RADII)
         if not isinstance(intercept, (bool, np.bool_)):
             raise ProblemError(
                 f"intercept must be True or False, but was {intercept!r}; "
                 "the trained intercept goes into b"
             )
         self.intercept = bool(intercept)
-        self.X = _matrix("X", X, allow_sparse=True)
+        self.X = checked_matrix("X", X, allow_sparse=True)
         if (lower is None) != (upper is None):
             raise ProblemError("lower and upper must be given together, but one is missing")
         if (Y is None) == (lower is None):
@@ -133,15 +143,15 @@ class Problem:
         if Y is None:
             if Z is not None:
                 raise ProblemError("Z belongs to Y; a box (lower and upper) needs no Z")
-            self.lower, self.upper = _checked_box(lower, upper, self.n_samples)
+            self.lower, self.upper = checked_box(lower, upper, self.n_samples)
             self._shape_source, self.n_outputs = "lower", self.lower.shape[1]
         else:
             self.activation = get_activation(activation)
-            self.Y = _matrix("Y", Y)
-            _match("Y", self.Y.shape[0], "X", self.n_samples, "samples (rows)")
+            self.Y = checked_matrix("Y", Y)
+            check_match("Y", self.Y.shape[0], "X", self.n_samples, "samples (rows)")
             self.activation.check_outputs(self.Y.shape[1])
             self._shape_source, self.n_outputs = "Y", self.Y.shape[1]
-            _check_range(self.Y, self.activation)
+            check_range(self.Y, self.activation)
         self.W = self._checked_weights(W)
         self.b = self._checked_intercept(b)
         self.Z = self._checked_preactivation(Z)
@@ -264,6 +274,24 @@ class Problem:
             weights=np.zeros(self.n_inputs), epsilon=None, tolerance=None, lambda_=1.0,
         )  # fmt: skip
 
+    def penalise(self, lambda_: float | Array) -> Problem:
+        """Return the penalised form of this problem, without new checks of the data."""
+        return self._copy(
+            formulation="penalised_strict" if self.strict else "penalised",
+            epsilon=None, tolerance=None, lambda_=self._checked_levels("lambda_", lambda_, True),
+        )  # fmt: skip
+
+    def within(self, epsilon: float | Array) -> Problem:
+        """Return this problem for other radii, without new checks of the data.
+
+        One number is a joint radius; an array holds one radius per output.
+        """
+        level = self._checked_levels("epsilon", epsilon)
+        return self._copy(
+            formulation="strict" if self.strict else "pooled", lambda_=None, tolerance=None,
+            radius="joint" if isinstance(level, float) else "per_output", epsilon=level,
+        )  # fmt: skip
+
     def hard_rows(self) -> Problem:
         """Return the pooled problem of the hard rows alone: the matched rows are set free."""
         lower, upper = self.box()
@@ -336,9 +364,9 @@ class Problem:
     def _checked_weights(self, given: ArrayLike | None) -> NDArray[Any] | None:
         if given is None:
             return None
-        W: NDArray[Any] = _matrix("W", given)
-        _match("W", W.shape[0], "X", self.n_inputs, "inputs (rows of W, columns of X)")
-        _match("W", W.shape[1], self._shape_source, self.n_outputs, "outputs (columns)")
+        W: NDArray[Any] = checked_matrix("W", given)
+        check_match("W", W.shape[0], "X", self.n_inputs, "inputs (rows of W, columns of X)")
+        check_match("W", W.shape[1], self._shape_source, self.n_outputs, "outputs (columns)")
         return W
 
     def _checked_intercept(self, b: ArrayLike | None) -> NDArray[Any] | None:
@@ -349,7 +377,7 @@ class Problem:
                 "b was given with intercept=False; set intercept=True, "
                 "or subtract b from the target"
             )
-        b = _vector("b", b, self.n_outputs, "n_outputs")
+        b = checked_vector("b", b, self.n_outputs, "n_outputs")
         if not np.all(np.isfinite(b)):
             raise ProblemError("b must be finite, but holds NaN or infinite entries")
         return b
@@ -375,7 +403,7 @@ class Problem:
         return stored
 
     def _matched_preactivation(self, given: ArrayLike) -> NDArray[Any]:
-        Z: NDArray[Any] = _matrix("Z", given)
+        Z: NDArray[Any] = checked_matrix("Z", given)
         if Z.shape != (self.n_samples, self.n_outputs):
             raise ProblemError(
                 f"Z must have the shape of Y, {(self.n_samples, self.n_outputs)}, but has {Z.shape}"
@@ -384,8 +412,8 @@ class Problem:
 
     def _checked_penalty(self, weights: ArrayLike | None) -> Array:
         if weights is None:
-            return _read_only(np.ones(self.n_inputs))
-        c = _numeric("weights", weights).astype(np.float64)
+            return read_only(np.ones(self.n_inputs))
+        c = numeric("weights", weights).astype(np.float64)
         if c.shape not in ((self.n_inputs,), (self.n_inputs, self.n_outputs)):
             raise ProblemError(
                 f"weights must have shape ({self.n_inputs},) or ({self.n_inputs}, "
@@ -402,7 +430,7 @@ class Problem:
                         f"intercept=True, but column {i} of X is a constant with weight 0, an "
                         "intercept already; drop the column or set intercept=False"
                     )
-        return _read_only(c)
+        return read_only(c)
 
     def _checked_budget(
         self, epsilon: ArrayLike | None, tolerance: float | None, lambda_: ArrayLike | None
@@ -442,10 +470,10 @@ class Problem:
             norms = self.target_norms
         else:
             norms = np.sqrt(np.einsum("ij,ij->j", self.Y, self.Y, dtype=np.float64))
-        return (g * float(np.linalg.norm(norms)) if self.joint else _read_only(g * norms)), None
+        return (g * float(np.linalg.norm(norms)) if self.joint else read_only(g * norms)), None
 
     def _checked_levels(self, name: str, value: Any, positive: bool = False) -> float | Array:
-        level = _numeric(name, value).astype(np.float64)
+        level = numeric(name, value).astype(np.float64)
         rule = "positive" if positive else ">= 0"
         if level.size == 0 or not np.all(np.isfinite(level)):
             raise ProblemError(f"{name} must be finite and {rule}, but was {value!r}")
@@ -457,7 +485,7 @@ class Problem:
             raise ProblemError(
                 f"{name} must be one number or of shape ({self.n_outputs},), but has {level.shape}"
             )
-        return _read_only(level)
+        return read_only(level)
 
 
 def _short(level: Any) -> str:
@@ -466,104 +494,3 @@ def _short(level: Any) -> str:
     if isinstance(level, float):
         return f"{level:.6g}"
     return f"[{np.min(level):.3g}..{np.max(level):.3g}]"
-
-
-def _one_of(name: str, value: Any, options: tuple[str, ...]) -> Any:
-    if not isinstance(value, str) or value not in options:
-        raise ProblemError(f"{name} must be one of {list(options)}, but was {value!r}")
-    return value
-
-
-def _numeric(name: str, value: Any) -> NDArray[Any]:
-    """Return a real float32 or float64 array; integers and booleans become float64."""
-    try:
-        array = np.asarray(value)
-    except ValueError as error:
-        raise ProblemError(f"{name} must be an array of numbers, but was ragged: {error}") from None
-    if array.dtype.kind not in "fiub":
-        raise ProblemError(f"{name} must hold real numbers, but has dtype {array.dtype}")
-    if array.dtype == np.float16:
-        return array.astype(np.float32)
-    return array if array.dtype in (np.float32, np.float64) else array.astype(np.float64)
-
-
-def _matrix(name: str, value: Any, allow_sparse: bool = False) -> Any:
-    """Return a finite, C-contiguous (or CSR) read-only matrix that no caller can see changed."""
-    if sp.issparse(value):
-        if not allow_sparse:
-            raise ProblemError(f"{name} must be a dense array, but is scipy.sparse")
-        if value.ndim != 2:
-            raise ProblemError(f"{name} must have 2 dimensions, but has {value.ndim}")
-        # By dtype, for the entries of LIL and DOK lie in Python lists and dicts.
-        dtype = _numeric(name, np.empty(0, dtype=value.dtype)).dtype
-        matrix = sp.csr_array(value.astype(dtype))
-        matrix.sum_duplicates()
-        entries = matrix.data
-    else:
-        array = _numeric(name, value)
-        if array.ndim == 1 and name != "X":
-            array = array[:, None]
-        if array.ndim != 2:
-            raise ProblemError(f"{name} must have 2 dimensions, but has {array.ndim}")
-        entries = array
-        matrix = _read_only(np.ascontiguousarray(array))
-    if 0 in matrix.shape:
-        raise ProblemError(f"{name} must not be empty, but has shape {matrix.shape}")
-    if not np.isfinite(entries).all():
-        count = int(entries.size - np.isfinite(entries).sum())
-        raise ProblemError(f"{name} must be finite, but holds {count} NaN or infinite entries")
-    return matrix
-
-
-def _vector(name: str, value: Any, size: int, what: str) -> NDArray[Any]:
-    vector = _numeric(name, value)
-    if vector.shape != (size,):
-        raise ProblemError(f"{name} must have shape ({what},) = ({size},), but has {vector.shape}")
-    return _read_only(vector)
-
-
-def _checked_box(lower: Any, upper: Any, n_samples: int) -> tuple[NDArray[Any], NDArray[Any]]:
-    ends = []
-    for name, value in (("lower", lower), ("upper", upper)):
-        array = _numeric(name, value)
-        array = array[:, None] if array.ndim == 1 else array
-        if array.ndim != 2 or array.size == 0:
-            raise ProblemError(f"{name} must be a non-empty matrix, but has shape {array.shape}")
-        if np.isnan(array).any():
-            count = int(np.isnan(array).sum())
-            raise ProblemError(f"{name} must not hold NaN, but holds {count}")
-        _match(name, array.shape[0], "X", n_samples, "samples (rows)")
-        ends.append(array)
-    low, high = ends
-    if low.shape != high.shape:
-        raise ProblemError(f"lower has shape {low.shape}, but upper has shape {high.shape}")
-    bad = int(np.sum((low > high) | (low == np.inf) | (high == -np.inf)))
-    if bad:
-        raise ProblemError(
-            f"lower must be <= upper (and not +inf, nor upper -inf), but {bad} entries are not"
-        )
-    return _read_only(low), _read_only(high)
-
-
-def _check_range(Y: NDArray[Any], activation: Activation) -> None:
-    from .activations import RANGE_SLACK
-
-    least, greatest = activation.range
-    slack = RANGE_SLACK if activation.needs_preactivation or np.isfinite(greatest) else 0.0
-    low, high = float(Y.min()), float(Y.max())
-    if low < least - slack or high > greatest + slack:
-        raise ProblemError(
-            f"Y must lie in the range [{least:g}, {greatest:g}] of {activation.name!r}, "
-            f"but spans [{low:g}, {high:g}]"
-        )
-
-
-def _match(name: str, n: int, other: str, n_other: int, what: str) -> None:
-    if n != n_other:
-        raise ProblemError(f"{name} has {n} {what}, but {other} has {n_other}")
-
-
-def _read_only(array: NDArray[Any]) -> Any:
-    view = array.view()
-    view.flags.writeable = False
-    return view

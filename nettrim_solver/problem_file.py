@@ -9,8 +9,10 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 import scipy.sparse as sp
@@ -23,11 +25,13 @@ if TYPE_CHECKING:
 
 FORMAT = "nettrim_solver.problem/1"
 ARRAYS = ("X", "Y", "W", "b", "Z", "lower", "upper", "weights", "epsilon", "lambda_", "tolerance")
+WHAT = "a problem written by nettrim_solver"
 TEXTS = ("radius", "formulation", "intercept")
 
 
-def save_arrays(path: str | os.PathLike[str], arrays: dict[str, Any]) -> None:
-    """Write named arrays to an ``.npz`` file under exactly this name, all or nothing.
+@contextmanager
+def whole_file(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
+    """Open a file that takes the place of `path` once the block ends well, all or nothing.
 
     Raises
     ------
@@ -38,12 +42,24 @@ def save_arrays(path: str | os.PathLike[str], arrays: dict[str, Any]) -> None:
     handle, temporary = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent or ".")
     try:
         with os.fdopen(handle, "wb") as stream:
-            np.savez(stream, **arrays)
+            yield stream
         os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, target)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def save_arrays(path: str | os.PathLike[str], arrays: dict[str, Any]) -> None:
+    """Write named arrays to an ``.npz`` file under exactly this name, all or nothing.
+
+    Raises
+    ------
+    OSError
+        As :func:`whole_file`.
+    """
+    with whole_file(path) as stream:
+        np.savez(stream, **arrays)
 
 
 def save_problem(problem: Problem, path: str | os.PathLike[str]) -> None:
@@ -80,7 +96,7 @@ def load_problem(path: str | os.PathLike[str]) -> Problem:
     from .problem import Problem
 
     try:
-        arrays = _read_arrays(path)
+        arrays = load_arrays(path, WHAT)
         settings = json.loads(str(arrays.pop("settings")[()]))
         if settings.pop("format") != FORMAT:
             raise ProblemFileError(f"{path} is not of the format {FORMAT!r}")
@@ -96,6 +112,43 @@ def load_problem(path: str | os.PathLike[str]) -> Problem:
         arguments |= {k: arrays[k] for k in ARRAYS if k in arrays} | scalars
         if "X" not in arguments:
             raise ProblemFileError(f"{path} holds no X")
+    except ProblemError:
+        raise
+    except Exception as error:
+        # The settings of a file that another program wrote may be anything.
+        raise unreadable(path, WHAT, error) from None
+    return Problem(**arguments)
+
+
+def load_arrays(path: str | os.PathLike[str], what: str) -> dict[str, Any]:
+    """Read all arrays of an archive whose checksums are right.
+
+    Parameters
+    ----------
+    path : path
+    what : str
+        What the file should be, for messages.
+
+    Raises
+    ------
+    ProblemFileError
+        If the file is missing, damaged, pickled, or no such archive.
+    """
+    try:
+        # Opened here, because np.load leaves the file open when it is no archive.
+        with open(path, "rb") as stream:
+            if stream.read(2) != b"PK":
+                raise ProblemFileError(f"{path} is not an .npz archive (pickles are refused)")
+            stream.seek(0)
+            with np.load(stream, allow_pickle=False) as file:
+                # numpy reads as many bytes as a header asks for, so a damaged header that asks for
+                # fewer than there are would pass without a look at the checksum.
+                damaged = file.zip.testzip()
+                if damaged is not None:
+                    raise ProblemFileError(
+                        f"{path} is damaged: the checksum of {damaged!r} is wrong"
+                    )
+                return {name: file[name] for name in file.files}
     except FileNotFoundError:
         raise ProblemFileError(f"there is no file {path}") from None
     except ProblemError:
@@ -103,26 +156,12 @@ def load_problem(path: str | os.PathLike[str]) -> Problem:
     except Exception as error:
         # A damaged archive makes zipfile, the decompressors and numpy's header parser raise nearly
         # anything: RuntimeError, MemoryError, tokenize and lzma errors, and more.
-        raise ProblemFileError(
-            f"{path} is not a problem written by nettrim_solver (pickles are refused): {error}"
-        ) from None
-    return Problem(**arguments)
+        raise unreadable(path, what, error) from None
 
 
-def _read_arrays(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Read all arrays of an archive whose checksums are right."""
-    # Opened here, because np.load leaves the file open when it is no archive.
-    with open(path, "rb") as stream:
-        if stream.read(2) != b"PK":
-            raise ProblemFileError(f"{path} is not an .npz archive (pickles are refused)")
-        stream.seek(0)
-        with np.load(stream, allow_pickle=False) as file:
-            # numpy reads as many bytes as a header asks for, so a damaged header that asks for
-            # fewer than there are would pass without a look at the checksum.
-            damaged = file.zip.testzip()
-            if damaged is not None:
-                raise ProblemFileError(f"{path} is damaged: the checksum of {damaged!r} is wrong")
-            return {name: file[name] for name in file.files}
+def unreadable(path: Any, what: str, error: Exception) -> ProblemFileError:
+    """Return the error of a file that is not what it should be."""
+    return ProblemFileError(f"{path} is not {what} (pickles are refused): {error}")
 
 
 def _umask() -> int:

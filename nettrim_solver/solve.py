@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .certificate import Certificate, certify, least_radius
+from .checks import check_number
 from .exceptions import InfeasibleError, ProblemError, SettingsError, SolverError
 from .problem import Problem
 from .solution import RawSolution, Solution
@@ -26,6 +26,12 @@ TOLERANCES = {
     np.dtype(np.float64): {"tol_gap": 1e-6, "tol_feas": 1e-6},
     np.dtype(np.float32): {"tol_gap": 1e-5, "tol_feas": 1e-5},
 }
+
+#: What a solver may say of its answer; the certificate decides what becomes of it.
+CLAIMS = (Status.OPTIMAL, Status.FEASIBLE, Status.PRUNED, Status.INFEASIBLE, Status.UNPROVED)
+
+#: Outcomes for which ``raise_on_failure`` does not raise.
+SUCCESSES = (Status.OPTIMAL, Status.FEASIBLE, Status.PRUNED)
 
 
 def solve(
@@ -46,7 +52,8 @@ def solve(
     Parameters
     ----------
     problem : Problem
-        With ``epsilon``, ``tolerance`` or ``lambda_``.
+        With ``epsilon``, ``tolerance`` or ``lambda_``; solvers with a budget of their own, such as
+        ``sparsity``, need none of these.
     solver : str
         One of :func:`available_solvers`.
     warm_start : Solution, optional
@@ -61,7 +68,8 @@ def solve(
     tol_gap, tol_feas : float, optional
         Largest gap and violation that count as proved; by the dtype of X, see ``TOLERANCES``.
     raise_on_failure : bool
-        Raise instead of returning an answer without proof.
+        Raise instead of returning an answer that is neither proved nor what a heuristic promises:
+        the radius kept, or the budget met.
     **settings
         The solver's own settings, the fields of its ``Settings`` class.
 
@@ -69,6 +77,8 @@ def solve(
     -------
     Solution
         ``status`` is ``OPTIMAL`` only when the certificate of the very weights returned proves it.
+        A heuristic's is ``FEASIBLE`` when they keep the radius, and else ``PRUNED`` when they meet
+        the budget it was given.
 
     Raises
     ------
@@ -94,10 +104,28 @@ def solve(
         raise ProblemError(
             f"solver {solver!r} needs a radius: give the problem epsilon or tolerance"
         )
-    defaults = TOLERANCES[problem.dtype]
-    tol_gap = _tolerance("tol_gap", tol_gap, defaults)
-    tol_feas = _tolerance("tol_feas", tol_feas, defaults)
+    tol_gap, tol_feas = checked_tolerances(problem, tol_gap, tol_feas)
     options = _settings(module, solver, settings, tol_gap, tol_feas)
+    check_call(problem, warm_start, callback)
+    with limit_threads(n_threads) as threads:
+        context = Context(warm_start, callback, factorisation, threads)
+        raw = module.solve(problem, options, context)
+        solved = context.elapsed()
+        solution = judge(problem, raw, solver, tol_gap, tol_feas, threads)
+        total = context.elapsed()
+    solution.seconds.update(certify=total - solved, total=total)
+    if raise_on_failure:
+        raise_unless_success(solution)
+    return solution
+
+
+def check_call(problem: Problem, warm_start: Any, callback: Any) -> None:
+    """Raise unless a start fits the problem and is finite, and the callback can be called.
+
+    Raises
+    ------
+    ProblemError, SettingsError
+    """
     if warm_start is not None and not isinstance(warm_start, Solution):
         raise SettingsError(f"warm_start must be a Solution, but was {type(warm_start).__name__}")
     if warm_start is not None and warm_start.W.shape != (problem.n_inputs, problem.n_outputs):
@@ -119,17 +147,6 @@ def solve(
                 raise ProblemError(f"warm_start.{name} must be finite, but holds NaN or infinity")
     if callback is not None and not callable(callback):
         raise SettingsError(f"callback must be callable, but was {callback!r}")
-    with limit_threads(n_threads) as threads:
-        context = Context(warm_start, callback, factorisation, threads)
-        raw = module.solve(problem, options, context)
-        solved = context.elapsed()
-        solution = judge(problem, raw, solver, tol_gap, tol_feas, threads)
-        total = context.elapsed()
-    solution.seconds.update(certify=total - solved, total=total)
-    if raise_on_failure and solution.status not in (Status.OPTIMAL, Status.FEASIBLE):
-        error = InfeasibleError if solution.status is Status.INFEASIBLE else SolverError
-        raise error(solution.explain(), solution)
-    return solution
 
 
 def judge(
@@ -161,7 +178,7 @@ def judge(
         W=W, b=b, status=worst(statuses), statuses=tuple(statuses), certificate=certificate,
         theta=raw.theta, multiplier=raw.multiplier, rho=raw.rho, iterations=iterations,
         least_epsilon=least, solver=solver, seconds=dict(raw.seconds), n_threads=n_threads,
-        warnings=raw.warnings,
+        warnings=raw.warnings, trace=raw.trace,
     )  # fmt: skip
 
 
@@ -182,6 +199,13 @@ def _statuses(
         radius = np.zeros(1) if problem.epsilon is None else np.atleast_1d(problem.epsilon)
         unreachable = np.isinf(least) if problem.penalised else least > radius * (1 + tol_feas)
         refuted = np.broadcast_to(unreachable, n_outputs)
+    if problem.epsilon is None and not problem.penalised:
+        # Without a radius there is nothing to prove, and none to keep.
+        proved, kept = np.zeros((2, n_outputs), dtype=bool)
+    usable = np.isfinite(certificate.objectives + certificate.distances)
+    if solver in SOLVERS and SOLVERS[solver].convex:  # refinements bear names of their own
+        # Convex solvers promise a proof: neither the radius kept nor a budget met is one.
+        kept, usable = np.zeros((2, n_outputs), dtype=bool)
     statuses = []
     for j in range(n_outputs):
         stop = raw.stops[j]
@@ -189,9 +213,10 @@ def _statuses(
             statuses.append(Status.OPTIMAL)
         elif refuted[j]:
             statuses.append(Status.INFEASIBLE)
-        elif stop in (Status.OPTIMAL, Status.FEASIBLE, Status.INFEASIBLE, Status.UNPROVED):
-            convex = SOLVERS[solver].convex
-            statuses.append(Status.FEASIBLE if kept[j] and not convex else Status.UNPROVED)
+        elif stop is Status.PRUNED and usable[j] and (problem.penalised or not kept[j]):
+            statuses.append(stop)
+        elif stop in CLAIMS:
+            statuses.append(Status.FEASIBLE if kept[j] else Status.UNPROVED)
         else:
             statuses.append(stop)
     return statuses
@@ -215,9 +240,32 @@ def _settings(
     return options
 
 
-def _tolerance(name: str, value: float | None, defaults: dict[str, float]) -> float:
-    if value is None:
-        return defaults[name]
-    if isinstance(value, bool) or not isinstance(value, Real) or not 0 < value < 1:
-        raise SettingsError(f"{name} must lie between 0 and 1, but was {value!r}")
-    return float(value)
+def checked_tolerances(
+    problem: Problem, tol_gap: float | None, tol_feas: float | None
+) -> tuple[float, float]:
+    """Return both tolerances, by default those of the dtype of X.
+
+    Raises
+    ------
+    SettingsError
+        Unless they lie in (0, 1).
+    """
+    chosen = dict(TOLERANCES[problem.dtype])
+    for name, value in (("tol_gap", tol_gap), ("tol_feas", tol_feas)):
+        if value is not None:
+            check_number(name, value, 0.0, 1.0)
+            chosen[name] = float(value)
+    return chosen["tol_gap"], chosen["tol_feas"]
+
+
+def raise_unless_success(solution: Solution) -> None:
+    """Raise for an answer that is neither proved nor what a heuristic promises.
+
+    Raises
+    ------
+    InfeasibleError, SolverError
+        ``error.solution`` holds the answer.
+    """
+    if solution.status not in SUCCESSES:
+        error = InfeasibleError if solution.status is Status.INFEASIBLE else SolverError
+        raise error(solution.explain(), solution)

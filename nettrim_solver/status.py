@@ -20,6 +20,12 @@ class Status(Enum):
         "the weights keep the radius, but nothing proves that they are the sparsest in l1 norm",
         "use a convex solver such as 'admm' if you need the proof",
     )
+    PRUNED = (
+        "pruned",
+        "the budget of weights is met; the radius is not kept, or the problem has none",
+        "read the error in solution.certificate; for a bound on it, give the problem a radius and "
+        "the solver no budget",
+    )
     UNPROVED = (
         "unproved",
         "the solver stopped by its own rule, but the certificate does not confirm its answer",
@@ -63,6 +69,7 @@ class Status(Enum):
 SEVERITY = (
     Status.OPTIMAL,
     Status.FEASIBLE,
+    Status.PRUNED,
     Status.UNPROVED,
     Status.MAX_ITERATIONS,
     Status.TIME_LIMIT,

@@ -18,14 +18,15 @@ MODULES = {
 #: Each floor may import from itself and from the floors before it. A name stands for the module or
 #: for everything below it.
 FLOORS = [
-    {"exceptions", "status"},
-    {"activations", "threads"},
-    {"problem", "problem_file"},
+    {"exceptions", "status", "checks"},
+    {"activations", "threads", "plotting"},
+    {"problem", "problem_checks", "problem_file"},
     {"certificate"},
     {"solution"},
     {"solvers"},
     {"solve"},
-    {"planting", "instances", "budget"},
+    {"planting", "instances", "budget", "refine"},
+    {"comparison", "compare"},
     {"network", "storage"},
     {"frameworks"},
     {"terminal", "demo"},
@@ -113,6 +114,7 @@ def loaded_by(statement):
         "from nettrim_solver import Problem, Solution, Status, certify, instances, solve",
         "import nettrim_solver; nettrim_solver.available_solvers()",
         "import nettrim_solver.cli",
+        "import nettrim_solver.network, nettrim_solver.frameworks",
     ],
 )
 def test_importing_loads_nothing_heavy(statement):

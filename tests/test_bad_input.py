@@ -264,13 +264,13 @@ SOLVE_CASES = {
         {"solver": "cvxpy", "relaxation": 1.5},
         SettingsError, "'relaxation'", "unknown setting", "it knows",
     ),
-    "tol_gap zero": SolveCase({"tol_gap": 0}, SettingsError, "tol_gap", "0", "between 0 and 1"),
-    "tol_gap NaN": SolveCase({"tol_gap": np.nan}, SettingsError, "tol_gap", "nan", "between"),
-    "tol_gap text": SolveCase({"tol_gap": "low"}, SettingsError, "tol_gap", "'low'", "between"),
-    "tol_gap True": SolveCase({"tol_gap": True}, SettingsError, "tol_gap", "True", "between"),
-    "tol_feas": SolveCase({"tol_feas": -1.0}, SettingsError, "tol_feas", "-1.0", "between 0 and 1"),
+    "tol_gap zero": SolveCase({"tol_gap": 0}, SettingsError, "tol_gap", "0", "(0, 1)"),
+    "tol_gap NaN": SolveCase({"tol_gap": np.nan}, SettingsError, "tol_gap", "nan", "(0, 1)"),
+    "tol_gap text": SolveCase({"tol_gap": "low"}, SettingsError, "tol_gap", "'low'", "(0, 1)"),
+    "tol_gap True": SolveCase({"tol_gap": True}, SettingsError, "tol_gap", "True", "(0, 1)"),
+    "tol_feas": SolveCase({"tol_feas": -1.0}, SettingsError, "tol_feas", "-1.0", "(0, 1)"),
     "tol_feas array": SolveCase(
-        {"tol_feas": np.ones(2)}, SettingsError, "tol_feas", "array", "between"
+        {"tol_feas": np.ones(2)}, SettingsError, "tol_feas", "array", "(0, 1)"
     ),
     "n_threads": SolveCase({"n_threads": 0}, SettingsError, "n_threads", "0", "integer >= 1"),
     "n_threads float": SolveCase(
@@ -291,7 +291,7 @@ SOLVE_CASES = {
         {"time_limit": "1 h"}, SettingsError, "time_limit", "'1 h'", "(0, inf)"
     ),
     "time_limit of a reference": SolveCase(
-        {"solver": "cvxpy", "time_limit": 0}, SettingsError, "time_limit", "0", "positive"
+        {"solver": "cvxpy", "time_limit": 0}, SettingsError, "time_limit", "0", "(0, inf)"
     ),
     "rho": SolveCase({"rho": 0.0}, SettingsError, "rho", "0.0", "(0, inf)"),
     "relaxation": SolveCase({"relaxation": 2.0}, SettingsError, "relaxation", "2.0", "[1, 2)"),

@@ -6,7 +6,7 @@ import scipy.sparse as sp
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nettrim_solver import Problem, activations, solve
+from nettrim_solver import Problem, activations, certify, solve
 from nettrim_solver.exceptions import ProblemError
 
 from .tolerances import TOLERANCE
@@ -256,6 +256,42 @@ def test_stored_preactivations_come_from_the_trained_weights_or_z(layer):
     made = Problem(layer.X, np.tanh(Z), layer.W, layer.b, activation="tanh")
     given = Problem(layer.X, np.tanh(Z), Z=Z, activation="tanh")
     np.testing.assert_array_equal(made.box()[0], given.box()[0])
+
+
+# Parts of the samples --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", BOXED)
+@pytest.mark.parametrize("rows", [slice(3, 11), slice(None, None, 4), np.array([5, 0, 5])])
+def test_some_samples_are_those_rows_of_everything(name, rows):
+    problem = boxed_problem(name)
+    part = problem.samples(rows)
+    assert part.n_samples == len(part.X) and part.n_outputs == problem.n_outputs
+    np.testing.assert_array_equal(part.X, problem.X[rows])
+    for end, whole in zip(part.box(), problem.box(), strict=True):
+        np.testing.assert_array_equal(end, whole[rows])
+    for field in ("W", "b", "weights", "activation", "radius", "formulation"):
+        assert getattr(part, field) is getattr(problem, field)
+    assert part.epsilon == problem.epsilon
+
+
+@pytest.mark.parametrize("stored", [np.asarray, sp.csr_array])
+def test_squared_distances_of_parts_add_up(layer, stored):
+    problem = Problem(stored(layer.X), layer.Y, layer.W, layer.b, epsilon=1.0)
+    W = 0.5 * layer.W
+    whole = certify(problem, W, layer.b).distances ** 2
+    parts = [problem.samples(rows) for rows in (slice(0, 7), slice(7, 30))]
+    summed = sum(certify(part, W, layer.b).distances ** 2 for part in parts)
+    np.testing.assert_allclose(summed, whole, rtol=TOLERANCE["reordered"])
+    # What was computed from all samples is not taken over.
+    norms = [part.target_norms**2 for part in parts]
+    np.testing.assert_allclose(sum(norms), problem.target_norms**2, rtol=TOLERANCE["reordered"])
+
+
+def test_a_slice_of_samples_is_a_view(layer):
+    problem = Problem(layer.X, layer.Y, epsilon=1.0)
+    part = problem.samples(slice(2, 9))
+    assert np.shares_memory(part.X, layer.X) and not part.X.flags.writeable
 
 
 # replace and repr ------------------------------------------------------------------------------

@@ -70,4 +70,19 @@ TOLERANCE = {
     # Peak of the working memory relative to the limit: the limit counts the arrays with an entry
     # per sample; those with an entry per input come on top.
     "memory": 1.1,
+    # Losses and weights by recursions and Cholesky factors of H against lstsq on the samples,
+    # relative to the targets: rounding times condition numbers of H up to about 1e5.
+    "removals": 1e-8,
+    # Weights of a few inputs by normal equations against lstsq: rounding times the square of
+    # condition numbers up to about 1e3.
+    "refit": 1e-8,
+    # Slopes at a box refit, relative to norms of X and targets: Newton's last step in float64.
+    "box_slope": 1e-9,
+    # Outputs of small networks by another formula, relative to their largest entry: a few layers of
+    # some hundred products each. Frameworks in single precision are promised to 1e-5.
+    "network_double": 1e-12,
+    "network_single": 1e-5,
+    # Tableaus of up to nine inputs against inverses: rounding times condition numbers of H up to
+    # about 1e6, relative to their largest terms.
+    "tableau": 1e-7,
 }

@@ -124,14 +124,14 @@ class Progress:
 
 
 def pruner(module: str, summary: str) -> SolverInfo:
-    """Describe a pruner: it removes trained weights, and works for any formulation but penalised.
+    """Describe a pruner: it starts from trained weights and removes as many as it is told to.
 
-    It keeps the pooled radius, or none: hard rows are beyond methods with a linear target.
+    Its target is linear, the box only judges it. So it takes every formulation: a budget of weights
+    means the same in all, a radius is searched for with the judge's measure, hard rows included,
+    and a penalised problem has no radius, hence needs the budget. l1 weights it refuses: they say
+    which inputs to spare, and it would not.
     """
-    return SolverInfo(
-        module, summary, convex=False, formulations=frozenset({"pooled"}), weights=False,
-        needs_W=True,
-    )  # fmt: skip
+    return SolverInfo(module, summary, convex=False, weights=False, needs_W=True)
 
 
 SOLVERS: dict[str, SolverInfo] = {
@@ -151,6 +151,17 @@ SOLVERS: dict[str, SolverInfo] = {
         formulations=frozenset({"strict"}), sparse_X=False,
     ),
     "magnitude": pruner("magnitude", "removes the smallest trained weights"),
+    "wanda": pruner("wanda", "removes the least magnitudes times norms of the inputs"),
+    "obd": pruner("obd", "optimal brain damage: the least increase by the diagonal Hessian"),
+    "obs": pruner("obs", "layer-wise optimal brain surgeon: one inverse Hessian, one pass"),
+    "exact_obs": pruner("exact_obs", "optimal brain surgeon weight by weight, exact after each"),
+    "sparsegpt": pruner("sparsegpt", "one sweep over the inputs, each repaired by those behind it"),
+    "alps": pruner("alps", "ADMM on the l0 constraint with a growing penalty, then refitted"),
+    "l0": pruner("l0", "ADMM on the l0 constraint towards the target box, from any start"),
+    "admm_mask": pruner("admm_mask", "twenty ADMM iterations while the mask closes in"),
+    "iht": pruner("iht", "accelerated iterative hard thresholding, then refitted"),
+    "dns": pruner("dns", "dynamic network surgery: removes and splices back, then refitted"),
+    "sensitivity": pruner("sensitivity", "shrinks weights of weak inputs, then refits the largest"),
 }  # fmt: skip
 
 

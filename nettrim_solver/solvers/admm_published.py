@@ -34,12 +34,12 @@ import numpy as np
 import scipy.linalg
 from numpy.typing import NDArray
 
-from ..exceptions import SettingsError
+from ..checks import check_integer, check_number, check_time_limit
 from ..problem import Problem
 from ..solution import RawSolution
 from ..status import Status
 from . import Context, Progress
-from .reference import check_time_limit, multipliers
+from .reference import multipliers
 
 Array = NDArray[np.float64]
 
@@ -74,12 +74,9 @@ class Settings:
     def validate(self) -> None:
         """Raise SettingsError for a setting out of range."""
         check_time_limit(self.time_limit)
-        if not (self.rho > 0 and np.isfinite(self.rho)):
-            raise SettingsError(f"rho must be positive and finite, but was {self.rho!r}")
-        if self.max_iter < 1:
-            raise SettingsError(f"max_iter must be at least 1, but was {self.max_iter!r}")
-        if not self.tol >= 0:
-            raise SettingsError(f"tol must be >= 0, but was {self.tol!r}")
+        check_number("rho", self.rho, 0.0, np.inf)
+        check_integer("max_iter", self.max_iter, 1)
+        check_number("tol", self.tol, 0.0, np.inf, closed=True)
 
 
 def solve(problem: Problem, settings: Settings, context: Context) -> RawSolution:

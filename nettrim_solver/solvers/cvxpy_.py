@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from ..checks import check_options, check_time_limit
 from ..exceptions import SettingsError
 from ..problem import Problem
 from ..solution import RawSolution
@@ -24,7 +25,6 @@ from .reference import (
     Answer,
     Array,
     OutputData,
-    check_time_limit,
     exact_ray,
     least_of,
     outputs_data,
@@ -71,8 +71,7 @@ class Settings:
         check_time_limit(self.time_limit)
         if not isinstance(self.backend, str):
             raise SettingsError(f"backend must be a name, but was {self.backend!r}")
-        if self.backend_options is not None and not isinstance(self.backend_options, dict):
-            raise SettingsError(f"backend_options must be a dict, but was {self.backend_options!r}")
+        check_options("backend_options", self.backend_options)
 
 
 @dataclass

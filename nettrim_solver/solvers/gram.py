@@ -4,7 +4,8 @@ For the linear target T of shape (P, M), the layer loss of a pruner is
 
     ||T - X W||^2 = tr(W' H W) - 2 tr(G' W) + ||T||^2,   H = X'X,  G = X'T,
 
-so the samples enter once, in blocks and in float64: the memory is N x N and N x M for any P.
+so the samples enter once, in blocks and in float64: the memory is N x N and N x M for any P. When
+the intercept is solved for, X and T stand for the samples and the target less their means.
 
 The target is what the trained layer computes before its activation, moved into the target box:
 ``clip(Z, lower, upper)`` with the stored pre-activations Z, or ``Z = X W + b``. With the layer's
@@ -13,13 +14,14 @@ own inputs that is ``X W + b`` itself; behind pruned layers (a cascade) it is th
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import scipy.linalg as sl
 import scipy.sparse as sp
 from numpy.typing import NDArray
+from scipy.linalg import blas
 
 from ..exceptions import ProblemError
 from ..problem import Problem
@@ -29,9 +31,11 @@ Array = NDArray[np.float64]
 #: Entries of X in a block of samples (8 MB in float64).
 BLOCK_ENTRIES = 1_000_000
 
-#: Inputs whose norm (about the mean, when the intercept is solved for) is below this fraction of
-#: the largest raw norm are rounding: dead.
-DEAD = 1e-10
+#: Gradients below this fraction of the largest possible are rounding of a float32 network.
+GRADIENT = 1e-7
+
+#: A pivot below this many roundings per input, relative to its diagonal entry, is zero.
+SINGULAR = 10.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,10 +53,14 @@ class Gram:
     squares : ndarray of shape (M,)
         ``||t_j||^2``.
     dead : ndarray of bool, shape (N,)
-        Inputs that carry no signal. Their weights are zero, and count as zeros of the budget.
+        Inputs that carry no signal: zeros, or constants when the intercept is solved for, which
+        takes them over. Their weights are zero, and count as zeros of the budget.
     mean, target_mean : ndarray of shape (N,) and (M,)
-        What was subtracted from X and T: zeros unless the intercept is solved for.
+        What was subtracted from X and T: their means when the intercept is solved for, else zeros
+        and the trained b.
     n_samples : int
+    raw_norms : ndarray of shape (N,)
+        Norms of the inputs before the means were subtracted.
     """
 
     H: Array
@@ -63,6 +71,7 @@ class Gram:
     mean: Array
     target_mean: Array
     n_samples: int
+    raw_norms: Array
 
     @property
     def norms(self) -> Array:
@@ -86,24 +95,29 @@ class Gram:
     def scaled(self) -> tuple[Gram, Array]:
         """Return the data for inputs of norm one, and the norms: ``W = W_scaled / norms``.
 
-        Magnitudes are then comparable across inputs (they equal Wanda's scores).
+        Magnitudes are then comparable across inputs: they are Wanda's scores, if the means were
+        not subtracted.
         """
         norms = self.norms
         unit = replace(
             self, H=self.H / np.outer(norms, norms), G=self.G / norms[:, None],
-            W=self.W * norms[:, None], mean=self.mean / norms,
+            W=self.W * norms[:, None], mean=self.mean / norms, raw_norms=self.raw_norms / norms,
         )  # fmt: skip
         return unit, norms
 
     def stationary(self) -> Array:
         """Return the weights of zero gradient, ``H^-1 G``: W itself where ``G = H W`` already.
 
-        The optimal brain surgeon assumes a zero gradient; behind pruned layers W has none.
+        The optimal brain surgeon assumes a zero gradient, which W has on its own layer's data, but
+        not behind pruned layers. A gradient that a target rounded to float32 explains counts as
+        zero.
         """
-        gradient = self.H @ self.W - self.G
-        if np.max(np.abs(gradient), initial=0.0) <= 1e-9 * np.max(np.abs(self.G), initial=0.0):
+        gradient = self.G - self.H @ self.W
+        norms = self.norms
+        scale = np.outer(norms, np.maximum(np.sqrt(self.squares), norms @ np.abs(self.W)))
+        if np.all(np.abs(gradient) <= GRADIENT * scale):
             return self.W
-        return sl.cho_solve((cholesky(self.H), True), self.G)
+        return self.W + sl.cho_solve((cholesky(self.H), True), gradient)
 
     def losses(self, W: Array) -> Array:
         """Return ``||t_j - X w_j||^2`` of every output, shape (M,)."""
@@ -126,47 +140,57 @@ def gram(problem: Problem, *, solve_intercept: bool) -> Gram:
         Whether the intercept is solved for along with the weights: X and T are then centred.
         Otherwise the trained b is subtracted from the target.
 
+    Raises
+    ------
+    ProblemError
+        If the problem has no W, or numbers whose squares are beyond float64.
+
     Notes
     -----
-    ``P N^2 + 2 P N M`` flops; memory of one block of samples beside the result.
+    ``P N^2 + 4 P N M`` flops. Memory: the result, and a few arrays of one block of samples.
     """
-    N, M = problem.n_inputs, problem.n_outputs
+    if problem.W is None:
+        raise ProblemError("W must be given, the trained weights to start from, but was None")
+    N, M, n = problem.n_inputs, problem.n_outputs, problem.n_samples
     W = np.array(problem.W, dtype=np.float64)
-    H, G = np.zeros((N, N)), np.zeros((N, M))
-    sums, target_sums, squares = np.zeros(N), np.zeros(M), np.zeros(M)
     b = np.zeros(M) if problem.b is None else problem.b.astype(np.float64)
+    # In the order of BLAS, which adds to H (one triangle) and G without a copy.
+    H, G = np.zeros((N, N), order="F"), np.zeros((M, N), order="F")
+    raw, sums = np.zeros((2, N))
+    squares, target_sums = np.zeros((2, M))
     # Sums of squares about a point near the mean: subtracting the mean afterwards loses nothing.
-    centre = np.zeros(N)
-    target_centre = np.zeros(M) if solve_intercept else b
-    raw = np.zeros(N)
-    height = max(1, BLOCK_ENTRIES // max(N, M))
-    for start in range(0, problem.n_samples, height):
-        rows = slice(start, start + height)
+    mean, target_mean = np.zeros(N), b
+    for rows in _row_blocks(problem):
         X, T = _block(problem, rows, W, b)
         raw += np.einsum("ij,ij->j", X, X)
-        if start == 0 and solve_intercept:
-            centre, target_centre = X.mean(axis=0), T.mean(axis=0)
-        X = X - centre
-        T -= target_centre
-        H += X.T @ X
-        G += X.T @ T
+        if rows.start == 0 and solve_intercept:
+            mean, target_mean = X.mean(axis=0), T.mean(axis=0)
+        X -= mean
+        T -= target_mean
+        H = blas.dsyrk(1.0, X.T, beta=1.0, c=H, lower=True, overwrite_c=True)
+        G = blas.dgemm(1.0, T.T, X.T, trans_b=True, beta=1.0, c=G, overwrite_c=True)
         squares += np.einsum("ij,ij->j", T, T)
         sums += X.sum(axis=0)
         target_sums += T.sum(axis=0)
-    mean, target_mean = centre, target_centre if solve_intercept else b
     if solve_intercept:
-        n = problem.n_samples
-        H -= np.outer(sums, sums) / n
-        G -= np.outer(sums, target_sums) / n
+        H = blas.dsyr(-1.0 / n, sums, a=H, lower=True, overwrite_a=True)
+        G = blas.dger(-1.0 / n, target_sums, sums, a=G, overwrite_a=True)
         squares -= target_sums**2 / n
-        mean, target_mean = centre + sums / n, target_centre + target_sums / n
-    largest = float(raw.max(initial=0.0))
-    # An input is dead against its own raw norm too: a constant far from zero centres to rounding.
-    dead = np.diag(H) <= DEAD**2 * largest + 1e-14 * raw * solve_intercept
-    dead |= raw == 0.0
-    H[dead], H[:, dead], G[dead], W[dead] = 0.0, 0.0, 0.0, 0.0
+        mean, target_mean = mean + sums / n, target_mean + target_sums / n
+    if not (np.isfinite(raw).all() and np.isfinite(squares).all()):
+        raise ProblemError(
+            "X and the targets must have squares that float64 holds, but their sum overflows; "
+            "change the unit"
+        )
+    _mirror(H)
+    # What is left of a constant input about its mean is rounding, in the dtype of X.
+    noise = (16.0 * np.finfo(problem.dtype).eps) ** 2 if solve_intercept else 0.0
+    dead = np.diag(H) <= noise * raw
+    H[dead], H[:, dead], G[:, dead], W[dead] = 0.0, 0.0, 0.0, 0.0
     H[dead, dead] = 1.0
-    return Gram(H, G, W, np.maximum(squares, 0.0), dead, mean, target_mean, problem.n_samples)
+    return Gram(
+        H.T, G.T, W, np.maximum(squares, 0.0), dead, mean, target_mean, n, raw_norms=np.sqrt(raw)
+    )
 
 
 def cholesky(H: Array) -> Array:
@@ -175,23 +199,39 @@ def cholesky(H: Array) -> Array:
     Raises
     ------
     ProblemError
-        If H is singular.
+        If H is singular, but for rounding.
     """
     try:
         factor: Array = sl.cholesky(H, lower=True, check_finite=False)
     except sl.LinAlgError:
+        factor = np.zeros_like(H)
+    # A pivot is what its column adds to those before it: at the level of rounding it adds nothing,
+    # although its sign may be right.
+    rounding = SINGULAR * len(H) * np.finfo(np.float64).eps
+    if np.any(np.diag(factor) ** 2 <= rounding * np.diag(H)):
         raise ProblemError(
-            "X must have full column rank for damping=0, but its Gram matrix is singular; "
-            "set damping above 0 (0.01 is customary)"
-        ) from None
+            "X must have linearly independent columns for damping=0, but its Gram matrix is "
+            "singular; set damping above 0 (0.01 is customary)"
+        )
     return factor
+
+
+def _row_blocks(problem: Problem) -> Iterator[slice]:
+    height = max(1, BLOCK_ENTRIES // max(problem.n_inputs, problem.n_outputs))
+    for start in range(0, problem.n_samples, height):
+        yield slice(start, start + height)
 
 
 def _block(problem: Problem, rows: slice, W: Array, b: Array) -> tuple[Array, Array]:
     """Return a block of samples and of the linear target, both float64 and free to change."""
-    X: Any = problem.X[rows]
-    X = np.asarray(X.toarray() if sp.issparse(X) else X).astype(np.float64)
     part = problem.samples(rows)
-    Z = X @ W + b if problem.Z is None else problem.Z[rows].astype(np.float64)
+    X: Array = (part.X.toarray() if sp.issparse(part.X) else part.X).astype(np.float64)
+    Z = X @ W + b if part.Z is None else part.Z.astype(np.float64)
     lower, upper = part.box()
-    return X, np.clip(Z, lower, upper)
+    return X, np.clip(Z, lower, upper, out=Z)
+
+
+def _mirror(H: Array) -> None:
+    """Copy the lower triangle of a square matrix to the upper one, in place."""
+    for i in range(1, len(H)):
+        H[:i, i] = H[i, :i]

@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 
-from ..exceptions import SettingsError
+from ..checks import check_integer, check_number, check_options, check_time_limit
 from ..problem import Problem
 from ..solution import RawSolution
 from ..status import Status
@@ -36,7 +36,6 @@ from .reference import (
     Answer,
     Array,
     OutputData,
-    check_time_limit,
     exact_ray,
     outputs_data,
     prefer_zero,
@@ -91,12 +90,9 @@ class Settings:
     def validate(self) -> None:
         """Raise SettingsError for a setting out of range."""
         check_time_limit(self.time_limit)
-        if not 0 < self.eps < 1:
-            raise SettingsError(f"eps must lie between 0 and 1, but was {self.eps!r}")
-        if self.max_iter < 1:
-            raise SettingsError(f"max_iter must be at least 1, but was {self.max_iter!r}")
-        if self.backend_options is not None and not isinstance(self.backend_options, dict):
-            raise SettingsError(f"backend_options must be a dict, but was {self.backend_options!r}")
+        check_number("eps", self.eps, 0.0, 1.0)
+        check_integer("max_iter", self.max_iter, 1)
+        check_options("backend_options", self.backend_options)
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..certificate import certify
+from ..checks import check_choice, check_integer, check_number, check_time_limit
 from ..exceptions import ProblemError, SettingsError
 from ..problem import Problem
 from ..solution import RawSolution
@@ -61,22 +62,25 @@ class PruningSettings:
     Attributes
     ----------
     sparsity : float or None
-        Fraction of zeros, in [0, 1): ``round(sparsity * N * M)`` weights are removed.
+        Fraction of zeros, in [0, 1): ``round(sparsity * N * M)`` weights are zero, and more only
+        if more are zero in W, or belong to inputs without signal.
     nnz : int or None
         Weights that stay, instead of `sparsity`. Without any of these and `pattern`, weights are
         removed until the problem's radius is used up.
     pattern : str or None
         "n:m" keeps n of every m consecutive inputs of each output, such as "2:4".
     scope : {"layer", "output"}
-        Whether all weights of the layer compete, or each output keeps equally many.
+        Whether all weights of the layer compete, or each output keeps equally many (but one, where
+        they cannot be shared out equally). One radius per output makes it "output".
     damping : float
-        Pull towards the trained weights, in units of the mean of diag(X'X). Without it a layer
-        with fewer samples than inputs is singular.
+        Pull towards the trained weights, in units of the mean of diag(X'X). With 0 a layer with
+        fewer samples than inputs is singular.
     intercept : {"solve", "keep"}
         Whether the intercept is solved for again, or b stays as trained. Without effect for
         problems without intercept.
     time_limit : float or None
-        Seconds; ends the search for a radius with the best answer so far.
+        Seconds; ends the search for a radius with the best answer so far. Without effect for
+        other budgets.
     tol_feas : float
         Set by :func:`nettrim_solver.solve`.
     """
@@ -103,8 +107,7 @@ class PruningSettings:
         check_choice("scope", self.scope, ("layer", "output"))
         check_choice("intercept", self.intercept, ("solve", "keep"))
         check_number("damping", self.damping, 0.0, np.inf, closed=True)
-        if self.time_limit is not None:
-            check_number("time_limit", self.time_limit, 0.0, np.inf)
+        check_time_limit(self.time_limit)
 
 
 def run(
@@ -112,8 +115,16 @@ def run(
     settings: PruningSettings,
     context: Context,
     prepare: Callable[[Gram, Any], Prune],
+    intercept: Callable[[Array], Array] | None = None,
 ) -> RawSolution:
     """Prune a layer to the budget of the settings, or else until the problem's radius is used up.
+
+    `intercept` gives the best intercept of weights; by default that of the linear target.
+
+    Returns
+    -------
+    RawSolution
+        With status ``PRUNED`` for a budget, ``FEASIBLE`` for a radius; the judge knows better.
 
     Raises
     ------
@@ -127,14 +138,14 @@ def run(
     prune = prepare(data, settings)
     seconds["prepare"] = time.perf_counter() - tick
     tick = time.perf_counter()
-    status = Status.FEASIBLE
+    intercept = data.intercept if intercept is None else intercept
     if budget is not None:
-        W = prune(budget)
+        W, status = prune(budget), Status.PRUNED
     else:
-        W, status = _until_radius(problem, settings, context, data, prune)
+        W, status = _until_radius(problem, settings, context, intercept, prune)
     seconds["prune"] = time.perf_counter() - tick
     return RawSolution(
-        W=W, b=data.intercept(W) if problem.intercept else None, theta=None,
+        W=W, b=intercept(W) if problem.intercept else None, theta=None,
         stops=[status] * problem.n_outputs, seconds=seconds,
     )  # fmt: skip
 
@@ -166,7 +177,8 @@ def requested_budget(problem: Problem, settings: PruningSettings) -> Budget | No
         return Budget(int(settings.nnz), per_output)
     if problem.epsilon is None:
         raise ProblemError(
-            "a pruner needs a budget: set sparsity, nnz or pattern, or give the problem a radius"
+            "a pruner needs a budget: set sparsity, nnz or pattern, or give the problem a radius "
+            f"(epsilon or tolerance), but there is none and formulation is {problem.formulation!r}"
         )
     return None
 
@@ -174,7 +186,8 @@ def requested_budget(problem: Problem, settings: PruningSettings) -> Budget | No
 def keep_largest(scores: Array, budget: Budget) -> Mask:
     """Return the mask of the weights that stay: the largest scores that the budget admits.
 
-    Ties go to the smaller index, so the result does not depend on the sorting algorithm.
+    Ties go to the smaller index, so the result does not depend on the sorting algorithm; inputs
+    whose scores are all zero, such as dead ones, come last among them.
 
     Parameters
     ----------
@@ -182,74 +195,101 @@ def keep_largest(scores: Array, budget: Budget) -> Mask:
     budget : Budget
     """
     N, M = scores.shape
+    group = N if budget.pattern is None else budget.pattern[1]
+    nothing = ~scores.any(axis=1)
+    if nothing.any():
+        order = np.lexsort((nothing, np.arange(N) // group))
+        mask = np.empty((N, M), dtype=bool)
+        mask[order] = _keep_first(scores[order], budget)
+        return mask
+    return _keep_first(scores, budget)
+
+
+def _keep_first(scores: Array, budget: Budget) -> Mask:
+    """Return the mask of the largest scores; ties go to the smaller index."""
+    N, M = scores.shape
     if budget.pattern is not None:
         kept, group = budget.pattern
-        tiles = scores.reshape(N // group, group, M)
-        order = np.argsort(-tiles, axis=1, kind="stable")
-        mask = np.zeros(tiles.shape, dtype=bool)
-        np.put_along_axis(mask, order[:, :kept], True, axis=1)
-        return mask.reshape(N, M)
+        tiles = scores.reshape(N // group, group, M).swapaxes(0, 1).reshape(group, -1)
+        mask = _largest_of_columns(tiles, np.full(tiles.shape[1], kept))
+        return mask.reshape(group, N // group, M).swapaxes(0, 1).reshape(N, M)
     if isinstance(budget.keep, np.ndarray):
-        return _keep_in_columns(scores, budget.keep)
+        return _largest_of_columns(scores, budget.keep)
     if not budget.per_output:
-        mask = np.zeros(N * M, dtype=bool)
-        mask[np.argsort(-scores.ravel(), kind="stable")[: budget.keep]] = True
-        return mask.reshape(N, M)
+        return _largest_of_columns(scores.reshape(-1, 1), np.array([budget.keep])).reshape(N, M)
     share, left = divmod(budget.keep, M)
     counts = np.full(M, share)
     if left:
         # The odd ones go where the next score is largest.
-        following = -np.sort(-scores, axis=0)[share]
+        following = np.partition(scores, N - 1 - share, axis=0)[N - 1 - share]
         counts[np.argsort(-following, kind="stable")[:left]] += 1
-    return _keep_in_columns(scores, counts)
+    return _largest_of_columns(scores, counts)
 
 
-def _keep_in_columns(scores: Array, counts: NDArray[np.int64]) -> Mask:
-    order = np.argsort(-scores, axis=0, kind="stable")
-    mask = np.empty(scores.shape, dtype=bool)
-    np.put_along_axis(mask, order, np.arange(len(scores))[:, None] < counts, axis=0)
-    return mask
+def _largest_of_columns(scores: Array, counts: NDArray[np.int64]) -> Mask:
+    """Return the mask of the largest scores of every column, as many as its count.
+
+    Sorting values is several times faster than sorting indices.
+    """
+    n = len(scores)
+    ranks = np.clip(n - counts, 0, n - 1)
+    ordered = np.partition(scores, ranks, axis=0) if len(ranks) == 1 else np.sort(scores, axis=0)
+    least = np.take_along_axis(ordered, ranks[None], axis=0)
+    mask = scores > least
+    ties = scores == least
+    left = counts - np.count_nonzero(mask, axis=0)
+    if np.any(left != np.count_nonzero(ties, axis=0)):
+        ties &= np.cumsum(ties, axis=0) <= left
+    return mask | ties
 
 
 def _until_radius(
-    problem: Problem, settings: PruningSettings, context: Context, data: Gram, prune: Prune
-) -> tuple[Array, Status]:
+    problem: Problem, settings: PruningSettings, context: Context,
+    intercept: Callable[[Array], Array], prune: Prune,
+) -> tuple[Array, Status]:  # fmt: skip
     """Bisect the number of weights kept: one number for a joint radius, else one per output.
 
-    Every answer is measured on the samples, against the target box itself.
+    Every answer is measured on the samples, against the target box itself. The answer keeps the
+    radius, and one weight fewer would not. It is the sparsest that does wherever the error grows
+    with every removal; where it falls now and then, a sparser one may be missed.
     """
     groups = 1 if problem.joint else problem.n_outputs
     size = problem.n_inputs * problem.n_outputs // groups
     enough, short = np.full(groups, size), np.full(groups, -1)
 
-    def measured(keep: NDArray[np.int64]) -> tuple[Array, Mask]:
+    def measured(keep: NDArray[np.int64]) -> tuple[Array, Array]:
         budget = Budget(int(keep[0]), settings.scope == "output") if problem.joint else Budget(keep)
         W = prune(budget)
-        b = data.intercept(W) if problem.intercept else None
-        return W, certify(problem, W.astype(problem.dtype), b).feasible(settings.tol_feas)
+        b = intercept(W).astype(problem.dtype) if problem.intercept else None
+        return W, certify(problem, W.astype(problem.dtype), b).violations
 
-    best, kept = measured(enough)
-    if not kept.all():
+    best, violations = measured(enough)
+    missed = int(np.sum(~(violations <= settings.tol_feas)))
+    if missed:
         raise ProblemError(
             "epsilon must be within reach of the trained weights, but even with all of them "
-            f"{int((~kept).sum())} of {groups} radii are exceeded; raise epsilon, or use a solver "
-            "that does not start from W, such as 'admm'"
+            f"{missed} of {groups} radii are exceeded, by up to {violations.max():.3g} of the "
+            "radius; raise epsilon, or use a solver that does not start from W, such as 'admm'"
         )
-    step = 0
-    while np.any(enough - short > 1):
-        keep = np.where(enough - short > 1, (enough + short) // 2, enough)
-        W, kept = measured(keep)
-        improved = kept & (keep < enough)
-        if problem.joint:
-            best = W if improved[0] else best
-        else:
-            best[:, improved] = W[:, improved]
-        enough = np.where(improved, keep, enough)
-        short = np.where(kept, short, keep)
-        step += 1
-        status = _stopped(problem, settings, context, step)
-        if status is not None:
-            return best, status
+    best, step = best.copy(), 0
+    try:
+        while np.any(enough - short > 1):
+            keep = np.where(enough - short > 1, (enough + short) // 2, enough)
+            W, violations = measured(keep)
+            kept = violations <= settings.tol_feas
+            improved = kept & (keep < enough)
+            if problem.joint:
+                best = W if improved[0] else best
+            else:
+                best[:, improved] = W[:, improved]
+            enough = np.where(improved, keep, enough)
+            short = np.where(kept, short, keep)
+            step += 1
+            status = _stopped(problem, settings, context, step)
+            if status is not None:
+                return best, status
+    except KeyboardInterrupt:
+        return best, Status.INTERRUPTED
     return best, Status.FEASIBLE
 
 
@@ -282,23 +322,3 @@ def parse_pattern(pattern: str | None) -> tuple[int, int] | None:
     if not 0 < kept < group:
         raise SettingsError(f"pattern must keep 0 < n < m of m inputs, but was {pattern!r}")
     return kept, group
-
-
-def check_integer(name: str, value: Any, least: int) -> None:
-    """Raise SettingsError unless value is an integer of at least `least`."""
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
-        raise SettingsError(f"{name} must be an integer >= {least}, but was {value!r}")
-
-
-def check_number(name: str, value: Any, low: float, high: float, closed: bool = False) -> None:
-    """Raise SettingsError unless value is a number in (low, high), or [low, high) if closed."""
-    numeric = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
-    if not numeric or not (low < value < high or (closed and value == low)):
-        bracket = "[" if closed else "("
-        raise SettingsError(f"{name} must lie in {bracket}{low:g}, {high:g}), but was {value!r}")
-
-
-def check_choice(name: str, value: Any, options: tuple[str, ...]) -> None:
-    """Raise SettingsError unless value is one of the options."""
-    if not isinstance(value, str) or value not in options:
-        raise SettingsError(f"{name} must be one of {list(options)}, but was {value!r}")

@@ -14,7 +14,6 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from ..certificate import RADIUS_FLOOR, forward, least_radius
-from ..exceptions import SettingsError
 from ..problem import Problem
 from ..solution import RawSolution
 from ..status import Status
@@ -215,9 +214,3 @@ class Answer:
             iterations=self.iterations, ray=self.ray if self.ray.any() else None,
             seconds=self.seconds, warnings=tuple(self.warnings),
         )  # fmt: skip
-
-
-def check_time_limit(time_limit: float | None) -> None:
-    """Raise SettingsError unless the limit is None or positive."""
-    if time_limit is not None and not time_limit > 0:
-        raise SettingsError(f"time_limit must be None or positive seconds, but was {time_limit!r}")

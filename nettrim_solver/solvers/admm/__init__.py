@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...exceptions import SettingsError
+from ...checks import check_choice, check_flag, check_integer, check_number, check_time_limit
 from ...problem import Problem
 from ...solution import RawSolution
 from .. import Context
@@ -70,29 +70,20 @@ class Settings:
     adaptive_rho: bool = True
     check_interval: int = 10
     polish: bool = True
-    polish_sweeps: int = 12
+    polish_sweeps: int = 24
     memory_limit: int = 2**30
 
     def validate(self) -> None:
         """Raise SettingsError, naming the setting, unless every value is in its range."""
-        _integer("max_iter", self.max_iter, 1)
-        _integer("check_interval", self.check_interval, 1)
-        _integer("polish_sweeps", self.polish_sweeps, 1)
-        _integer("memory_limit", self.memory_limit, 1)
-        if self.time_limit is not None:
-            _number("time_limit", self.time_limit, 0.0, np.inf)
+        for name in ("max_iter", "check_interval", "polish_sweeps", "memory_limit"):
+            check_integer(name, getattr(self, name), 1)
+        check_time_limit(self.time_limit)
         if self.rho is not None:
-            _number("rho", self.rho, 0.0, np.inf)
-        _number("relaxation", self.relaxation, 1.0, 2.0, closed=True)
+            check_number("rho", self.rho, 0.0, np.inf)
+        check_number("relaxation", self.relaxation, 1.0, 2.0, closed=True)
         for name in ("adaptive_rho", "polish"):
-            if not isinstance(getattr(self, name), (bool, np.bool_)):
-                raise SettingsError(
-                    f"{name} must be True or False, but was {getattr(self, name)!r}"
-                )
-        if self.dtype not in ("auto", "float32", "float64"):
-            raise SettingsError(
-                f"dtype must be 'auto', 'float32' or 'float64', but was {self.dtype!r}"
-            )
+            check_flag(name, getattr(self, name))
+        check_choice("dtype", self.dtype, ("auto", "float32", "float64"))
 
 
 def solve(problem: Problem, settings: Settings, context: Context) -> RawSolution:
@@ -130,15 +121,3 @@ def _raw(run: Any, seconds: dict[str, float]) -> RawSolution:
         rho=answer.rho, iterations=answer.iterations,
         ray=answer.ray, seconds=seconds,
     )  # fmt: skip
-
-
-def _integer(name: str, value: Any, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
-        raise SettingsError(f"{name} must be an integer >= {least}, but was {value!r}")
-
-
-def _number(name: str, value: Any, low: float, high: float, closed: bool = False) -> None:
-    numeric = isinstance(value, (int, float, np.floating)) and not isinstance(value, bool)
-    if not numeric or not (low < value < high or (closed and value == low)):
-        bracket = "[" if closed else "("
-        raise SettingsError(f"{name} must lie in {bracket}{low:g}, {high:g}), but was {value!r}")

@@ -1,0 +1,233 @@
+"""What is Net-Trim worth against the other pruners, at equal numbers of zeros?
+
+Every solver prunes the same layers to half, 70 % and 90 % zeros, with and without refit and swaps,
+and is judged on the samples it saw and on fresh ones, beside figures that others' code gave:
+
+- a: X 2048 x 512, Gaussian with correlated inputs, W 512 x 512 Gaussian, linear target;
+- b: the same with X clipped at zero; c: as a with 256 samples, fewer than inputs;
+- d: LeNet-300-100 layer by layer (needs a folder with its data, named by NETTRIM_DATA);
+- e: redundant inputs, where sparse weights compute the same as the dense trained ones;
+- f: a ReLU target of which a fifth is active;
+- wall_clock: Net-Trim, L-OBS and DNS at the zeros that Net-Trim leaves at given radii.
+
+Each case runs in a process of its own, on one thread, and is kept as soon as it is done: a run that
+was interrupted goes on after its last case. With ``--case`` the other cases stay as they were in
+the result file; every case says from when it is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Iterable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from nettrim_solver import available_solvers, compare
+from nettrim_solver.comparison import Row
+from nettrim_solver.solvers import SOLVERS
+
+from . import __main__ as harness
+from . import compare_report
+from .compare_layers import Layer, MissingDataError, layers
+from .environment import environment, load_average
+from .measure import in_fresh_process, pool_report, say
+
+CASES = ("a", "b", "c", "d", "e", "f", "wall_clock")
+
+SPARSITIES = (0.5, 0.7, 0.9)
+
+#: Methods whose supports are worth the swaps.
+SWAPPED = ("exact_obs", "alps")
+
+#: Reweighting rounds of Net-Trim.
+ROUNDS = 4
+
+#: Methods whose published code has a damping of its own, which their defaults are.
+OWN_DAMPING = ("alps", "admm_mask", "sparsegpt")
+
+#: Published damping of L-OBS, on X'X / P; for inputs of norm near one it means as much here.
+OBS_DAMPING = 1e-6
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of this benchmark."""
+    parser.add_argument(
+        "--case", action="append", choices=CASES, help="run this case alone (may be repeated)"
+    )
+    parser.add_argument("--seeds", type=int, default=1, help="seeds of the cases a, b and c")
+    parser.add_argument("--fresh", action="store_true", help="forget an interrupted run")
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    """Run the cases that are asked for, and take the others from where they are."""
+    stem = "compare-quick" if args.quick else "compare"
+    partial = harness.RESULTS / f"{stem}.partial.json"
+    done = {} if args.fresh or not args.save else interrupted(partial)
+    for key, case, seed in chosen(args.case, args.seeds):
+        if key in done:
+            say(f"case {key}: kept from {done[key]['environment']['date']}")
+            continue
+        say(f"case {key}")
+        done[key] = in_fresh_process(
+            "benchmarks.compare:run_case", 1, case=case, seed=seed, quick=args.quick
+        )
+        if args.save:
+            harness.RESULTS.mkdir(exist_ok=True)
+            text = json.dumps(harness.plain(done), allow_nan=False)
+            harness.write_atomically(partial, lambda path, text=text: path.write_text(text))
+    if args.case:
+        done = earlier(harness.RESULTS / f"{stem}.json") | done
+    result: dict[str, Any] = {
+        "quick": bool(args.quick),
+        "sparsities": SPARSITIES,
+        "cases": {key: done[key] for key in sorted(done, key=place)},
+    }
+    result["verdicts"] = compare_report.verdicts(result)
+    if args.save:
+        partial.unlink(missing_ok=True)
+    return result
+
+
+def describe(result: dict[str, Any]) -> str:
+    """Return the tables of all layers, and what is not as wanted."""
+    return compare_report.describe(result)
+
+
+def plot(result: dict[str, Any], path: Path) -> None:
+    """Draw held-out errors against zeros, a panel per layer."""
+    compare_report.plot(result, path)
+
+
+def chosen(cases: Iterable[str] | None, n_seeds: int) -> list[tuple[str, str, int]]:
+    """Return key, case and seed of everything to run."""
+    runs = []
+    for case in cases or CASES:
+        for seed in range(n_seeds if case in "abc" else 1):
+            runs.append((case if seed == 0 else f"{case}, seed {seed}", case, seed))
+    return runs
+
+
+def place(key: str) -> tuple[int, str]:
+    """Return what the keys of the cases are sorted by."""
+    return CASES.index(key.partition(",")[0]), key
+
+
+def interrupted(path: Path) -> dict[str, Any]:
+    """Return the finished cases of a run of the same revision that did not come to its end."""
+    here = environment()
+    same = ("git_revision", "nettrim_solver", "cpu", "packages")
+    return {
+        key: case
+        for key, case in _read(path).items()
+        if all(case["environment"][name] == here[name] for name in same)
+    }
+
+
+def earlier(path: Path) -> dict[str, Any]:
+    """Return the cases of the last result file."""
+    record = _read(path)
+    return record["result"]["cases"] if record else {}
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+
+
+# A case -----------------------------------------------------------------------------------------
+
+
+def run_case(case: str, seed: int, quick: bool) -> dict[str, Any]:
+    """Run one case (a task for a process of its own)."""
+    started, load = time.perf_counter(), load_average()
+    entry: dict[str, Any] = {"case": case, "seed": seed}
+    try:
+        if case == "wall_clock":
+            from .compare_wall_clock import side_by_side
+
+            entry["layers"] = side_by_side(quick)
+        else:
+            warm_up()
+            entry["layers"] = [
+                run_layer(layer, memory=case == "a") for layer in layers(case, quick, seed)
+            ]
+    except MissingDataError as reason:
+        entry |= {"layers": [], "skipped": str(reason)}
+    return entry | {
+        "n_threads": 1,
+        "seconds": time.perf_counter() - started,
+        "environment": environment() | {"load_average_before": load, "command": None},
+        **pool_report(),
+    }
+
+
+def warm_up() -> None:
+    """Compile every kernel that the cases use."""
+    from .compare_layers import QUICK, gaussian, relu_target
+
+    for layer in (gaussian("a", QUICK, 0), relu_target(QUICK, 0)):
+        targets = ["linear", "box"]
+        compare(layer.problem, sparsities=[0.5], refit=targets, swaps=targets, n_threads=1)
+
+
+def run_layer(layer: Layer, memory: bool) -> dict[str, Any]:
+    """Let every solver prune one layer."""
+    started = time.perf_counter()
+    pruners = [name for name in available_solvers() if not SOLVERS[name].convex]
+    plain = [name for name in pruners if name not in SWAPPED]
+    swapped = [name for name in SWAPPED if name in pruners]
+    targets = ["linear", "box"] if layer.box else ["linear"]
+    rows = [
+        *rows_of(layer, plain, refit="linear"),
+        *rows_of(layer, swapped, refit=targets, swaps=targets),
+        *rows_of(layer, ["admm"], refit=targets, swaps=targets),
+    ]
+    if memory:
+        rows = with_memory(layer, rows)
+    say(f"  {layer.name}: {time.perf_counter() - started:.0f} s")
+    problem = layer.problem
+    return {
+        "name": layer.name,
+        "shape": [problem.n_samples, problem.n_inputs, problem.n_outputs],
+        "n_heldout": len(layer.heldout["X_heldout"]),
+        "metric": layer.metric,
+        "trained_accuracy": (
+            None if layer.accuracy is None else layer.accuracy(problem.W, problem.b)
+        ),
+        "rows": [asdict(row) for row in rows],
+    }
+
+
+def rows_of(layer: Layer, solvers: list[str], **refinements: Any) -> list[Row]:
+    """Return the rows of some solvers."""
+    found = compare(
+        layer.problem, solvers=solvers, sparsities=SPARSITIES, accuracy=layer.accuracy,
+        settings=settings_of(layer, solvers, refinements), n_threads=1, **layer.heldout,
+        **refinements,
+    )  # fmt: skip
+    return list(found.rows)
+
+
+def settings_of(layer: Layer, solvers: Iterable[str], refinements: Iterable[str]) -> dict[str, Any]:
+    """Return the options that make the runs those of the figures beside them."""
+    if layer.damping is None:
+        return {"obs": {"damping": OBS_DAMPING}} if "obs" in solvers else {}
+    names = [name for name in solvers if not SOLVERS[name].convex and name not in OWN_DAMPING]
+    names += [name for name in ("refit", "swaps") if name in refinements]
+    return {name: {"damping": layer.damping} for name in names}
+
+
+def with_memory(layer: Layer, rows: list[Row]) -> list[Row]:
+    """Return the rows with the peak of each solver at the first sparsity, measured apart."""
+    solvers = list(dict.fromkeys(row.solver for row in rows))
+    found = compare(
+        layer.problem, solvers=solvers, sparsities=SPARSITIES[:1], n_threads=1,
+        settings=settings_of(layer, solvers, ()), measure_memory=True,
+    )  # fmt: skip
+    peaks = {(row.label, row.sparsity): row.peak_memory for row in found.rows}
+    return [replace(row, peak_memory=peaks.get((row.label, row.sparsity))) for row in rows]

@@ -1,0 +1,313 @@
+"""Tables, verdicts and the plot of the benchmark ``compare``, from its result alone.
+
+    python -m benchmarks.compare_report
+
+writes the tables of docs/comparison.md anew from benchmarks/results/compare.json, so that no number
+there is typed by hand.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from .compare_known import (
+    KNOWN,
+    SECONDS,
+    WANTED,
+    WANTED_OTHER_SEED,
+    WANTED_SECONDS,
+    Known,
+)
+from .environment import ROOT
+from .pages import fill_page, table
+
+RESULT = ROOT / "benchmarks" / "results" / "compare.json"
+PAGE = ROOT / "docs" / "comparison.md"
+
+#: The tables stand between these two lines of the page.
+MARKS = ("<!-- tables of compare.json -->", "<!-- end of the tables -->")
+
+#: Gap and violation up to which an answer of a convex solver is proved.
+PROVED = 1e-6
+
+#: Methods in the plot, with colour and line style.
+DRAWN = {
+    "magnitude": ("0.6", ":"),
+    "obs": ("C1", ":"),
+    "sparsegpt": ("C4", ":"),
+    "alps": ("C0", "--"),
+    "exact_obs": ("C2", "--"),
+    "exact_obs+swaps": ("C2", "-"),
+    "admm+refit": ("C3", ":"),
+    "admm+reweighted+refit": ("C3", "--"),
+    "admm+reweighted+swaps": ("C3", "-"),
+}
+
+MEGABYTE = 1e6
+
+
+def label_of(row: dict[str, Any]) -> str:
+    """Return the method of a row."""
+    return "+".join(filter(None, (row["solver"], row["refinement"])))
+
+
+def methods(layer: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    """Return the rows of a layer by method, in the order of their sparsities."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for row in layer["rows"]:
+        found.setdefault(label_of(row), []).append(row)
+    return {name: sorted(rows, key=lambda row: row["sparsity"]) for name, rows in found.items()}
+
+
+# Verdicts ---------------------------------------------------------------------------------------
+
+
+def verdicts(result: dict[str, Any]) -> list[dict[str, Any]]:
+    """Hold every method against the figures it has, and the answers against their own promises.
+
+    A short run is on other layers, and has only the promises.
+    """
+    found = []
+    for key, case in result["cases"].items():
+        for layer in case["layers"]:
+            if "rows" in layer:
+                found += promises(key, layer)
+        if case["layers"] and not result["quick"] and case["case"] in KNOWN:
+            found += beside_known(key, case)
+        if case["layers"] and not result["quick"] and key == "a":
+            found += seconds_of(methods(case["layers"][0]))
+    return found
+
+
+def promises(key: str, layer: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield what must hold on every layer: no failures, exact counts, proofs."""
+    rows, name = layer["rows"], f"{key}, {layer['name']}"
+    failures = [f"{label_of(r)} at {r['sparsity']:g}: {r['failure']}" for r in rows if r["failure"]]
+    yield _verdict(f"{name}: solvers that fail", 0, len(failures), failures)
+    size = layer["shape"][1] * layer["shape"][2]
+    answered = [r for r in rows if not r["failure"]]
+    counts = [
+        f"{label_of(r)} at {r['sparsity']:g}: {r['nnz']}"
+        for r in answered
+        if r["nnz"] > size - round(r["sparsity"] * size)
+    ]
+    yield _verdict(f"{name}: answers with too few zeros", 0, len(counts), counts)
+    convex = [r for r in answered if r["gap"] is not None]
+    unproved = [
+        f"{label_of(r)} at {r['sparsity']:g}: gap {number(r['gap']):.1e}, violation "
+        f"{number(r['violation']):.1e}, {r['status']}"
+        for r in convex
+        if not (number(r["gap"]) <= PROVED and number(r["violation"]) <= PROVED)
+    ]
+    yield _verdict(f"{name}: convex answers without proof", 0, len(unproved), unproved)
+
+
+def beside_known(key: str, case: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield a verdict for every method with figures: the worst ratio of ours to them."""
+    ours = methods(case["layers"][0])
+    wanted = WANTED if case["seed"] == 0 else WANTED_OTHER_SEED
+    for name, known in KNOWN[case["case"]].items():
+        if name in ours:
+            for what, ratio in ratios(ours[name], known).items():
+                yield _verdict(f"{key}: {name}, {what} over {known.code}'s", wanted, ratio)
+
+
+def ratios(rows: list[dict[str, Any]], known: Known) -> dict[str, float]:
+    """Return the worst ratio of our errors to known ones, on calibration and held-out samples."""
+    found = {}
+    for name, figures in (("error", known.errors), ("heldout_error", known.heldout)):
+        if figures is not None:
+            ours = [number(row[name]) for row in rows]
+            found[name] = max(a / b for a, b in zip(ours, figures, strict=True))
+    return found
+
+
+def seconds_of(ours: dict[str, list[dict[str, Any]]]) -> Iterator[dict[str, Any]]:
+    """Yield the verdicts on seconds, absolute and beside the authors' code."""
+    for name, most in SECONDS.items():
+        if name in ours:
+            yield _verdict(
+                f"a: {name}, seconds", most, max(number(r["seconds"]) for r in ours[name])
+            )
+    for name, known in KNOWN["a"].items():
+        if name in ours and known.seconds is not None and known.code == "authors":
+            ratio = number(ours[name][0]["seconds"]) / known.seconds
+            yield _verdict(f"a: {name}, seconds over authors'", WANTED_SECONDS, ratio)
+
+
+def _verdict(
+    name: str, wanted: float, worst: float, details: list[str] | None = None
+) -> dict[str, Any]:
+    return {
+        "name": name, "wanted": wanted, "worst": worst, "details": details or [],
+        "met": bool(worst <= wanted),
+    }  # fmt: skip
+
+
+# Tables -----------------------------------------------------------------------------------------
+
+
+def number(value: Any) -> float:
+    """Return a number of the result; what was infinite is text there, what failed None."""
+    return math.nan if value is None else float(value)
+
+
+def grid(
+    key: str, case: dict[str, Any], layer: dict[str, Any]
+) -> tuple[list[str], list[list[str]]]:
+    """Return head and cells of a layer's table."""
+    if "timed" in layer:
+        return timed_grid(layer)
+    known = KNOWN.get(case["case"], {})
+    ours = methods(layer)
+    levels = sorted({row["sparsity"] for row in layer["rows"]})
+    errors = [layer["metric"], f"heldout_{layer['metric']}"]
+    accuracy = layer["trained_accuracy"] is not None
+    head = ["method", *(f"{s:g}" for s in levels), *(f"held-out {s:g}" for s in levels)]
+    head += [f"accuracy {s:g}" for s in levels] if accuracy else []
+    head += ["seconds", "gap"] + ["known", "code", "ratio"] * bool(known)
+    lines = []
+    for name in dict.fromkeys([*ours, *known]):
+        rows, cells = ours.get(name, []), [name]
+        for field in [*errors, *["accuracy"] * accuracy]:
+            cells += [figure(row[field]) for row in rows] or ["-"] * len(levels)
+        seconds = [number(row["seconds"]) for row in rows]
+        gaps = [number(row["gap"]) for row in rows if row["gap"] is not None]
+        cells += [f"{max(seconds):.2g}" if seconds else "-", f"{max(gaps):.0e}" if gaps else "-"]
+        if known:
+            cells += beside(rows, known.get(name))
+        lines.append(cells)
+    return head, lines
+
+
+def beside(rows: list[dict[str, Any]], known: Known | None) -> list[str]:
+    """Return the cells of the known figures."""
+    if known is None:
+        return ["-"] * 3
+    figures = " ".join(figure(error) for error in known.errors)
+    if known.heldout is not None:
+        figures += " (" + " ".join(figure(error) for error in known.heldout) + ")"
+    worst = f"{max(ratios(rows, known).values()):.3f}" if rows else "-"
+    return [figures, known.code, worst]
+
+
+def timed_grid(layer: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Return head and cells of a table of the wall clock."""
+    head = ["method", "zeros", "activation error", "held-out", "seconds", "pairs", "gap", "status"]
+    lines = [
+        [
+            row["label"], f"{row['zeros']:.1%}", figure(row["activation_error"]),
+            figure(row["heldout_activation_error"]), f"{row['seconds']:.3g}",
+            f"{row['pairs']:.0f}", "-" if row["gap"] is None else f"{number(row['gap']):.0e}",
+            row["status"],
+        ]
+        for row in layer["timed"]
+    ]  # fmt: skip
+    return head, lines
+
+
+def figure(value: Any) -> str:
+    """Return an error with four digits, as the known figures have."""
+    value = number(value)
+    if math.isnan(value):
+        return "failed"
+    return f"{value:.4f}" if value >= 0.01 or value == 0 else f"{value:.1e}"
+
+
+def captions(result: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any], dict[str, Any]]]:
+    """Yield key, caption, case and layer of every table."""
+    for key, case in result["cases"].items():
+        for layer in case["layers"]:
+            caption = f"{key}: {layer['name']}"
+            if layer.get("trained_accuracy") is not None:
+                caption += f"; accuracy of the trained network {layer['trained_accuracy']:.4f}"
+            yield key, caption, case, layer
+
+
+def describe(result: dict[str, Any]) -> str:
+    """Return the tables and the verdicts as text."""
+    lines = []
+    for _, caption, case, layer in captions(result):
+        head, cells = grid(case, layer)
+        widths = [max(map(len, column)) for column in zip(head, *cells, strict=True)]
+        lines += ["", caption]
+        for first, *rest in (head, *cells):
+            texts = [text.rjust(width) for text, width in zip(rest, widths[1:], strict=True)]
+            lines.append("  ".join([first.ljust(widths[0]), *texts]))
+    lines += [f"\ncase {k} skipped: {c['skipped']}" for k, c in _skipped(result)]
+    missed = [verdict for verdict in result["verdicts"] if not verdict["met"]]
+    lines += ["", f"{len(result['verdicts']) - len(missed)} targets met, {len(missed)} missed"]
+    for verdict in missed:
+        lines.append(f"  MISSED {verdict['name']}: {verdict['worst']:.4g} > {verdict['wanted']:g}")
+        lines += [f"         {detail}" for detail in verdict["details"]]
+    return "\n".join(lines)
+
+
+def markdown(result: dict[str, Any]) -> str:
+    """Return the tables of the documentation."""
+    lines = []
+    for _, caption, case, layer in captions(result):
+        made = case["environment"]
+        head, cells = grid(case, layer)
+        lines += [
+            f"### Case {caption}", "",
+            f"{layer['shape'][0]} samples, {layer['n_heldout']} held out; "
+            f"{ERRORS[layer['metric']]}. Revision {made['git_revision']}, {made['date'][:10]}, "
+            f"{made['cpu']}, {case['n_threads']} thread.",
+            "", *table(head, cells), "",
+        ]  # fmt: skip
+    lines += [f"Case {key} was skipped: {case['skipped']}.\n" for key, case in _skipped(result)]
+    lines += ["### What is not as wanted", ""]
+    missed = [verdict for verdict in result["verdicts"] if not verdict["met"]]
+    count = f"{len(result['verdicts']) - len(missed)} of {len(result['verdicts'])} targets are met."
+    rows = [[v["name"], f"{v['wanted']:g}", f"{number(v['worst']):.4g}"] for v in missed]
+    lines += [count, "", *(table(["missed", "wanted at most", "is"], rows) if rows else [])]
+    return "\n".join(lines).rstrip()
+
+
+ERRORS = {
+    "error": "relative error before the activation",
+    "activation_error": "relative error behind the activation",
+}
+
+
+def _skipped(result: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    return [(key, case) for key, case in result["cases"].items() if "skipped" in case]
+
+
+def plot(result: dict[str, Any], path: Path) -> None:
+    """Draw held-out errors against zeros, a panel per layer."""
+    from matplotlib.figure import Figure
+
+    entries = [entry for entry in captions(result) if "rows" in entry[3]]
+    n_rows = max(1, math.ceil(len(entries) / 3))
+    drawing = Figure(figsize=(13.5, 3.4 * n_rows), layout="constrained")
+    panels = drawing.subplots(n_rows, 3, squeeze=False).ravel()
+    for panel, (key, _, _, layer) in zip(panels, entries, strict=False):
+        ours = methods(layer)
+        for name, (colour, style) in DRAWN.items():
+            errors = [number(row[f"heldout_{layer['metric']}"]) for row in ours.get(name, [])]
+            if errors and all(error > 0 for error in errors):
+                zeros = [100 * row["zeros"] for row in ours[name]]
+                panel.plot(zeros, errors, color=colour, ls=style, marker="o", ms=3, label=name)
+        panel.set_title(f"{key}: {layer['name'].split(',')[0]}", fontsize="small")
+        panel.set(xlabel="zeros (%)", ylabel="held-out error", yscale="log")
+        panel.grid(alpha=0.3, which="both")
+    for panel in panels[len(entries) :]:
+        panel.set_axis_off()
+    lines = {line.get_label(): line for panel in panels for line in panel.get_lines()}
+    if lines:
+        drawing.legend(lines.values(), lines, loc="outside lower center", ncols=5, frameon=False)
+    drawing.savefig(path, dpi=120)
+
+
+def main() -> None:
+    """Put the tables of the full run into the page, between its two marks."""
+    fill_page(PAGE, MARKS, RESULT, markdown)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,233 @@
+"""Budgets: any solver for a sparsity, a number of nonzeros, or a radius, by one signature.
+
+Solvers that remove weights take a number of nonzeros natively, and search for the radius
+themselves; convex solvers take the radius, and :mod:`.search` finds the penalty that leaves the
+nonzeros asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any
+
+from numpy.typing import ArrayLike
+
+from ..checks import check_choice, check_integer, check_number, check_time_limit
+from ..exceptions import ProblemError, SettingsError
+from ..problem import Problem
+from ..solution import Solution
+from ..solve import check_call, checked_tolerances, raise_unless_success, solve
+from ..solvers import SOLVERS, Progress, get_solver
+from ..threads import limit_threads
+from .search import Options, search_for_nnz
+
+if TYPE_CHECKING:
+    from ..solvers.admm.factorisation import Factorisation
+
+
+def solve_for_sparsity(
+    problem: Problem, sparsity: float, solver: str = "admm", **options: Any
+) -> Solution:
+    """Solve a layer for a fraction of zeros.
+
+    Parameters
+    ----------
+    problem : Problem
+        Its radius, if it has one, is not used by convex solvers.
+    sparsity : float
+        In [0, 1): ``round(sparsity * n_inputs * n_outputs)`` weights become zero.
+    solver : str
+        One of :func:`available_solvers`.
+    **options
+        Those of :func:`solve_for_nnz`.
+
+    Returns
+    -------
+    Solution
+        As of :func:`solve_for_nnz`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from nettrim_solver import Problem
+    >>> X = np.random.default_rng(0).standard_normal((60, 10))
+    >>> problem = Problem(X, np.maximum(X[:, :4], 0))
+    >>> solution = solve_for_sparsity(problem, 0.9)
+    >>> solution.nnz, str(solution.status)
+    (4, 'optimal')
+    """
+    check_number("sparsity", sparsity, 0.0, 1.0, closed=True)
+    _checked_solver(problem, solver)
+    size = problem.n_inputs * problem.n_outputs
+    return solve_for_nnz(problem, size - round(float(sparsity) * size), solver, **options)
+
+
+def solve_for_nnz(
+    problem: Problem,
+    nnz: int,
+    solver: str = "admm",
+    *,
+    scope: str = "layer",
+    warm_start: Solution | None = None,
+    callback: Callable[[Progress], object] | None = None,
+    factorisation: Factorisation | None = None,
+    n_threads: int | None = None,
+    tol_gap: float | None = None,
+    tol_feas: float | None = None,
+    time_limit: float | None = None,
+    raise_on_failure: bool = False,
+    **settings: Any,
+) -> Solution:
+    r"""Solve a layer for a number of nonzeros.
+
+    Solvers with a setting ``nnz`` are given it: the call is ``solve(problem, solver, nnz=nnz)``.
+    For the others the penalty :math:`\lambda` is searched for that leaves so many nonzeros, and the
+    answer is the one that :func:`solve` has at the radius which these weights keep.
+
+    Parameters
+    ----------
+    problem : Problem
+        Pooled or strict. Its radius, if it has one, is not used by convex solvers.
+    nnz : int
+        Weights that stay, of the whole layer. Weights with l1 weight 0 stay always, and count.
+    solver : str
+        One of :func:`available_solvers`.
+    scope : {"layer", "output"}
+        Whether the outputs share a penalty and compete for the nonzeros, or every output keeps
+        equally many (the outputs of largest ``dist(0, K)`` one more, when `nnz` is no multiple),
+        with a penalty of its own.
+    warm_start : Solution, optional
+        Where the search begins, best at a similar number of nonzeros.
+    callback : callable, optional
+        Called with a :class:`Progress` of the solve in progress; ``elapsed`` counts from the start
+        of the search. A true return value stops the search.
+    factorisation, n_threads, tol_gap, tol_feas, raise_on_failure
+        As for :func:`solve`.
+    time_limit : float, optional
+        Seconds for the whole search.
+    **settings
+        The solver's own settings.
+
+    Returns
+    -------
+    Solution
+        With `nnz` nonzeros. From a convex solver ``certificate`` belongs to the problem whose
+        radius is the distance that the answer reaches, ``certificate.epsilons``: one number for a
+        joint radius; an array for radii per output, and always for ``scope="output"``. ``OPTIMAL``
+        then says that no weights keep that radius with a smaller l1 norm.
+        ``multiplier`` is :math:`\lambda`. Two exceptions, each with a line in ``warnings``:
+
+        - Where the count jumps over `nnz`, the smallest weights beyond it are dropped; the
+          status is ``PRUNED`` where no proof survives that.
+        - Where fewer weights than `nnz` reach the least distance there is, these are the answer.
+
+        Stopped early (status ``TIME_LIMIT`` or ``INTERRUPTED``) the best answer so far is returned.
+
+    Raises
+    ------
+    ProblemError, SettingsError, UnsupportedError, MissingDependencyError
+        Before any work.
+    InfeasibleError, SolverError
+        With ``raise_on_failure=True``, as in :func:`solve`.
+
+    Notes
+    -----
+    Usually three or four solves of the layer and some of a few of its outputs, on one
+    :class:`Factorisation`. The nonzeros of a problem and the distance are both monotone in
+    :math:`\lambda`, but for ties: the search does not rely on it.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from nettrim_solver import Problem, solve
+    >>> X = np.random.default_rng(0).standard_normal((60, 10))
+    >>> problem = Problem(X, np.maximum(X @ np.eye(10)[:, :4] + 0.3 * X[:, 4:8], 0))
+    >>> solution = solve_for_nnz(problem, 6)
+    >>> again = solve(problem.replace(epsilon=solution.certificate.epsilons[0]))
+    >>> bool(np.allclose(solution.W, again.W, atol=1e-3))
+    True
+    """
+    module = _checked_solver(problem, solver)
+    check_integer("nnz", nnz, 0)
+    size = problem.n_inputs * problem.n_outputs
+    if nnz > size:
+        raise ProblemError(f"nnz must be at most {size}, all of W, but was {nnz}")
+    check_choice("scope", scope, ("layer", "output"))
+    check_time_limit(time_limit)
+    check_call(problem, warm_start, callback)
+    if "nnz" in {f.name for f in fields(module.Settings)}:
+        return solve(
+            problem, solver, warm_start=warm_start, callback=callback,
+            factorisation=factorisation, n_threads=n_threads, tol_gap=tol_gap, tol_feas=tol_feas,
+            raise_on_failure=raise_on_failure, nnz=int(nnz), scope=scope, time_limit=time_limit,
+            **settings,
+        )  # fmt: skip
+    options = Options(
+        solver, settings, *checked_tolerances(problem, tol_gap, tol_feas), factorisation,
+        n_threads, callback, time_limit,
+    )  # fmt: skip
+    with limit_threads(n_threads):
+        solution = search_for_nnz(problem, int(nnz), scope, options, warm_start)
+    if raise_on_failure:
+        raise_unless_success(solution)
+    return solution
+
+
+def solve_for_epsilon(
+    problem: Problem, epsilon: ArrayLike, solver: str = "admm", **options: Any
+) -> Solution:
+    """Solve a layer for a radius: the least l1 norm, or the fewest weights, that keep it.
+
+    Every solver can do this natively: convex ones solve the program, pruners remove weights until
+    the radius is used up. The call is ``solve(problem.replace(epsilon=epsilon), solver)``.
+
+    Parameters
+    ----------
+    problem : Problem
+        Pooled or strict; its own radius, if it has one, is replaced.
+    epsilon : float or array_like of shape (n_outputs,)
+        As in :class:`Problem`.
+    solver : str
+        One of :func:`available_solvers`.
+    **options
+        Those of :func:`solve`.
+
+    Returns
+    -------
+    Solution
+
+    Raises
+    ------
+    ProblemError, SettingsError, UnsupportedError, MissingDependencyError
+        Before any work.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from nettrim_solver import Problem
+    >>> X = np.random.default_rng(0).standard_normal((60, 10))
+    >>> solution = solve_for_epsilon(Problem(X, np.maximum(X[:, :4], 0)), 2.0)
+    >>> str(solution.status), solution.certificate.distance < 2.0 * (1 + 1e-6)
+    ('optimal', True)
+    """
+    _checked_solver(problem, solver)
+    given = sorted({"sparsity", "nnz", "pattern"} & set(options))
+    if given:
+        raise SettingsError(f"epsilon is the budget already, but {given} were given, too")
+    return solve(problem.replace(epsilon=epsilon), solver, **options)
+
+
+def _checked_solver(problem: Problem, solver: str) -> Any:
+    """Return the module of a solver that can do what a problem of the radius form asks."""
+    if not isinstance(problem, Problem):
+        raise ProblemError(f"problem must be a Problem, but was {type(problem).__name__}")
+    if problem.penalised:
+        formulation = "strict" if problem.strict else "pooled"
+        raise ProblemError(
+            f"formulation must be a form with a radius, but was {problem.formulation!r}: the "
+            f"budget decides lambda_; use formulation={formulation!r}"
+        )
+    if not isinstance(solver, str):
+        raise SettingsError(f"solver must be one of {list(SOLVERS)}, but was {solver!r}")
+    return get_solver(solver, problem)

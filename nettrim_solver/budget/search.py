@@ -1,0 +1,578 @@
+r"""The search for a number of nonzeros with a convex solver: which penalty leaves so many.
+
+The programs have no budget of weights, but the nonzeros fall as the penalty :math:`\lambda` of
+
+.. math:: \min_W \; \lambda \sum c |W| + \tfrac12 \mathrm{dist}(X W, K)^2
+
+grows, from all of them near 0 to none at :math:`\lambda_{max} = \max |x_i^T E(0)| / c_i`. So the
+search looks along :math:`u = \log(\lambda / \lambda_{max})` for the count: a secant on the logit of
+the density, within a bracket that the counts keep. It is over after a few solves, because the count
+need not be hit. Close to the right penalty the surplus weights have only just left zero; they are
+set back, and what is left is judged as an answer at the radius that it keeps,
+
+.. math:: \min_W \; \sum c |W| \quad \text{s.t.} \quad \mathrm{dist}(X W, K) \le \epsilon,
+   \qquad \epsilon = \mathrm{dist}(X \hat W, K),
+
+with the dual point :math:`\theta = E / \lambda` of the penalised program. The gap is of second
+order in the weights dropped, and the search ends as soon as the judge calls it closed.
+
+A penalty shared by all outputs belongs to a joint radius. With one budget for every output each has
+a penalty of its own, and all are searched at once.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..certificate import RADIUS_FLOOR, certify
+from ..exceptions import ProblemError
+from ..problem import Problem
+from ..solution import RawSolution, Solution
+from ..solve import judge, solve
+from ..solvers import Progress, get_solver
+from ..status import Status, worst
+from .levels import Array, Index, Levels, input_sizes
+
+if TYPE_CHECKING:
+    from ..solvers.admm.factorisation import Factorisation
+
+Groups = NDArray[np.bool_]
+
+#: Most solves of a search; the width of a bracket, in log penalty, that ends it; and how often an
+#: answer near the budget may lack a proof before the best of them is taken.
+SOLVES, WIDTH, ATTEMPTS = 40, 1e-5, 3
+
+#: Slope of the logit of the density along log penalty where nothing is known yet, and the bounds
+#: within which measured slopes are believed.
+SLOPE, SLOPES = -0.7, (-5.0, -0.05)
+
+#: Shortest and longest step outside a bracket, and the part of a bracket that a step stays in.
+STEPS, INSIDE = (0.01, 3.0), 0.02
+
+#: Steps in log penalty up to which the last pattern is a better start than none.
+NEAR = 0.4
+
+#: Outputs on which the penalty of a layer is estimated first, and how exactly their share of the
+#: budget must be met.
+SAMPLE, ROUGH = 32, 0.02
+
+#: Weights whose share of the pre-activations is below this part of tol_feas times the distance are
+#: zeros.
+DUST = 0.3
+
+#: Surplus, relative to the budget, beyond which dropping it is not tried.
+SURPLUS = 0.05
+
+#: Part of the objective that the l1 norm is taken to be before the first answer.
+SHARE = 0.1
+
+
+@dataclass(frozen=True)
+class Options:
+    """What every solve of a search is given, and when the search ends.
+
+    ``slack`` is the share of the budget by which the count may miss it, nothing dropped; None asks
+    for the count itself.
+    """
+
+    solver: str
+    settings: dict[str, Any]
+    tol_gap: float
+    tol_feas: float
+    factorisation: Factorisation | None = None
+    n_threads: int | None = None
+    callback: Callable[[Progress], object] | None = None
+    time_limit: float | None = None
+    slack: float | None = None
+    started: float = field(default_factory=time.perf_counter)
+
+    def elapsed(self) -> float:
+        """Return the seconds since the start."""
+        return time.perf_counter() - self.started
+
+    def expired(self) -> bool:
+        """Return whether the time is over."""
+        return self.time_limit is not None and self.elapsed() > self.time_limit
+
+    def report(self, progress: Progress) -> bool:
+        """Pass on how a solve stands; return whether to stop."""
+        given = replace(progress, elapsed=self.elapsed())
+        asked = self.callback is not None and bool(self.callback(given))
+        return asked or self.expired()
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """The answer of one group of m outputs, or of several.
+
+    ``W`` (n_inputs, m), ``b`` (m,) or None, ``theta`` (n_samples, m), ``multiplier`` and ``rho``
+    (m,), ``stops`` the m statuses at that level.
+    """
+
+    W: NDArray[Any]
+    b: NDArray[Any] | None
+    theta: Array | None
+    multiplier: Array | None
+    rho: Array | None
+    stops: tuple[Status, ...]
+
+    @classmethod
+    def of(cls, solution: Solution, which: Any) -> Part:
+        """Take some outputs out of a solution; all of them without a copy."""
+        if len(which) == solution.W.shape[1]:
+            which = slice(None)
+        arrays: dict[str, Any] = {
+            name: None if (values := getattr(solution, name)) is None else values[..., which]
+            for name in ARRAYS
+        }
+        return cls(**arrays, stops=tuple(np.array(solution.statuses, dtype=object)[which]))
+
+    @classmethod
+    def join(cls, parts: list[Part]) -> Part:
+        """Put the outputs of several groups side by side."""
+        if len(parts) == 1:
+            return parts[0]
+        arrays: dict[str, Any] = {}
+        for name in ARRAYS:
+            values = [getattr(part, name) for part in parts]
+            missing = any(each is None for each in values)
+            arrays[name] = None if missing else np.concatenate(values, axis=-1)
+        return cls(**arrays, stops=tuple(stop for part in parts for stop in part.stops))
+
+
+ARRAYS = ("W", "b", "theta", "multiplier", "rho")
+
+
+class Ends:
+    """One end of all brackets: the log level, the count, and the answer of every group."""
+
+    def __init__(self, n_groups: int) -> None:
+        self.u = np.full(n_groups, np.nan)
+        self.count = np.zeros(n_groups, dtype=np.int64)
+        self.parts: list[Part | None] = [None] * n_groups
+
+    def put(self, group: int, u: float, count: int, part: Part | None) -> None:
+        """Set the end of one group."""
+        self.u[group], self.count[group], self.parts[group] = u, count, part
+
+    def all(self) -> Part:
+        """Return the answers of all groups, side by side."""
+        return Part.join([part for part in self.parts if part is not None])
+
+
+class Search:
+    """One search: the brackets, the answers at their ends, and those that are settled.
+
+    Parameters
+    ----------
+    levels : Levels
+    keep : ndarray of int, shape (G,)
+        Nonzeros that each group may have.
+    options : Options
+    """
+
+    def __init__(self, levels: Levels, keep: Index, options: Options) -> None:
+        self.levels, self.keep, self.options = levels, keep, options
+        G = len(keep)
+        #: Many nonzeros, few nonzeros, the best without proof, and the answers.
+        self.dense, self.sparse, self.spare, self.settled = (Ends(G) for _ in range(4))
+        self.open, self.short = np.ones(G, dtype=bool), np.zeros(G, dtype=bool)
+        self.dropped, self.attempts = np.zeros((2, G), dtype=np.int64)
+        self.points: list[tuple[Array, Array]] = []
+        self.widths: list[Array] = []
+        self.iterations = np.zeros(len(levels.groups), dtype=np.int64)
+        self.seconds: dict[str, float] = {}
+        self.share = SHARE
+        self.sizes = input_sizes(levels.problem)
+        self.stop: Status | None = None
+        self.last: Solution | None = None
+
+    def run(self, u: Array, start: Solution | None) -> None:
+        """Search from these log levels; `start` is for the first solve alone."""
+        levels = self.levels
+        try:
+            for _ in range(SOLVES):
+                u = np.clip(u, levels.bottom, levels.top)
+                columns = self.columns(self.open)
+                solution = self._solve(u, columns, start or self._start(u))
+                self._sort(u, columns, solution)
+                if self.stop is None:
+                    self._end(u)
+                if self.stop is not None or not self.open.any():
+                    return
+                u, start = self._next(u), None
+        except KeyboardInterrupt:
+            if self.last is None:
+                raise
+            self.stop = Status.INTERRUPTED
+
+    def columns(self, groups: Groups) -> Index:
+        """Return the outputs of some groups."""
+        return np.flatnonzero(groups[self.levels.groups])
+
+    # One solve --------------------------------------------------------------------------------
+
+    def _solve(self, u: Array, columns: Index, start: Solution | None) -> Solution:
+        options = self.options
+        problem, settings = self.levels.at(u, columns), dict(options.settings)
+        known = {f.name for f in fields(get_solver(options.solver, problem).Settings)}
+        if options.time_limit is not None and "time_limit" in known:
+            settings["time_limit"] = max(options.time_limit - options.elapsed(), 1e-3)
+        watched = options.callback is not None or options.time_limit is not None
+        solution = solve(
+            problem, options.solver, warm_start=start, n_threads=options.n_threads,
+            callback=options.report if watched else None, factorisation=options.factorisation,
+            tol_gap=max(1e-10, options.tol_gap * self.share), tol_feas=options.tol_feas, **settings,
+        )  # fmt: skip
+        self.iterations[columns] += solution.iterations
+        for name, seconds in solution.seconds.items():
+            self.seconds[name] = self.seconds.get(name, 0.0) + seconds
+        objective = solution.certificate.objective
+        if self.levels.penalised and objective > 0:
+            # At its own radius the answer has the l1 part of the objective alone: there the same
+            # difference is a larger gap.
+            waste = 0.5 * solution.certificate.distance**2 / objective
+            self.share = float(np.clip(0.5 * (1.0 - waste), 1e-3, 1.0))
+        if options.expired() or solution.status is Status.TIME_LIMIT:
+            self.stop = Status.TIME_LIMIT
+        elif solution.status in (Status.INFEASIBLE, Status.FAILED, Status.INTERRUPTED):
+            self.stop = solution.status
+        return replace(solution, W=self._without_dust(columns, solution))
+
+    def _without_dust(self, columns: Index, solution: Solution) -> NDArray[Any]:
+        """Return the weights without those that no tolerance can tell from zero.
+
+        Interior-point methods, and vertices of hard rows, leave weights of 1e-8 that would count.
+        """
+        reached = np.maximum(
+            solution.certificate.distances,
+            RADIUS_FLOOR * self.levels.problem.target_norms[columns],
+        )
+        dust = np.abs(solution.W) * self.sizes[:, None] <= DUST * self.options.tol_feas * reached
+        return np.where(dust & (self.levels.problem.penalty(columns) > 0), 0.0, solution.W)
+
+    def _start(self, u: Array) -> Solution | None:
+        """Return the nearer end of each open bracket, if near enough, to start from."""
+        if self.last is None:
+            return None
+        groups = _indices(self.open)
+        ends = np.array([np.abs(u - end.u)[groups] for end in (self.dense, self.sparse)])
+        ends[np.isnan(ends)] = np.inf
+        if np.mean(ends.min(axis=0) <= NEAR) < 0.5:
+            return None
+        sides = [(self.dense, self.sparse)[k] for k in ends.argmin(axis=0)]
+        parts = [side.parts[g] for side, g in zip(sides, groups, strict=True)]
+        whole = Part.join([part for part in parts if part is not None])
+        return replace(
+            self.last, W=whole.W, b=whole.b, theta=whole.theta, rho=whole.rho, multiplier=None
+        )
+
+    def _sort(self, u: Array, columns: Index, solution: Solution) -> None:
+        """Put every answer where it belongs: settled, spare, or at an end of its bracket."""
+        groups = _indices(self.open)
+        members = [np.flatnonzero(self.levels.groups[columns] == g) for g in groups]
+        nonzeros = np.count_nonzero(solution.W, axis=0)
+        counts = [int(nonzeros[which].sum()) for which in members]
+        first, self.last = self.last is None, solution
+        if self.stop is not None and not first:
+            return  # An answer cut short is better than none, but replaces nothing.
+        logits = np.zeros(len(self.keep))
+        logits[groups] = counts
+        self.points.append((u.copy(), self._logit(logits)))
+        parts = [Part.of(solution, which) for which in members]
+        proved = [False] * len(groups) if self.stop else self._proved(groups, counts, parts)
+        for g, count, part, done in zip(groups, counts, parts, proved, strict=True):
+            surplus = count - self.keep[g]
+            if done:
+                self.settled.put(g, u[g], count, part)
+                self._close(g, self.settled)
+                continue
+            # Where the count is met without a proof, more weights make the proof easier.
+            end = self.dense if surplus > 0 else self.sparse
+            end.put(g, u[g], count, part)
+            unproved = any(stop is not Status.OPTIMAL for stop in part.stops)
+            if surplus == 0 or (0 < surplus <= ROUGH * self.keep[g] and unproved):
+                self.attempts[g] += 1
+                if self.spare.parts[g] is None or count <= self.spare.count[g]:
+                    self.spare.put(g, u[g], count, part)
+
+    def _proved(self, groups: list[int], counts: list[int], parts: list[Part]) -> list[bool]:
+        """Return which groups may end here, by the judge's word on what would be returned."""
+        keep, found = self.keep[groups], np.array(counts)
+        if self.options.slack is not None:
+            return list(np.abs(found - keep) <= np.maximum(self.options.slack * keep, 1))
+        tried = _indices((found >= keep) & (found - keep <= SURPLUS * keep + 1))
+        proved = [False] * len(groups)
+        if not tried:
+            return proved
+        chosen = np.zeros(len(self.keep), dtype=bool)
+        chosen[[groups[k] for k in tried]] = True
+        cut = [self.without_surplus(groups[k], parts[k]) for k in tried]
+        solution = self.judged(self.columns(chosen), Part.join(cut))
+        optimal = [status is Status.OPTIMAL for status in solution.statuses]
+        for position, k in enumerate(tried):
+            proved[k] = optimal[position] if self.levels.per_output else all(optimal)
+        return proved
+
+    def judged(self, columns: Index, part: Part, **more: Any) -> Solution:
+        """Judge the answers of some outputs at the radii that they keep."""
+        options, theta = self.options, part.theta
+        problem = self.levels.own_radius(columns, part.W, part.b)
+        if theta is not None:
+            # Nothing is sparser than no weights at all; the bound 0 says it without rounding.
+            empty = ~np.any((part.W != 0) & (problem.penalty() > 0), axis=0)
+            theta = np.where(empty.all() if problem.joint else empty, 0.0, theta)
+        raw = RawSolution(
+            part.W, part.b, theta, list(part.stops), part.multiplier, part.rho, **more
+        )
+        solution = judge(problem, raw, options.solver, options.tol_gap, options.tol_feas)
+        gaps = solution.certificate.gaps
+        if problem.strict and np.any(gaps < -options.tol_gap):
+            problem = _widened(problem, solution, options.tol_feas)
+            solution = judge(problem, raw, options.solver, options.tol_gap, options.tol_feas)
+        return solution
+
+    def without_surplus(self, group: int, part: Part) -> Part:
+        """Return an answer without its least weights beyond the budget of the group.
+
+        The least in |w| times the size of the input: what dropping one costs the distance.
+        """
+        surplus = int(np.count_nonzero(part.W) - self.keep[group])
+        if surplus <= 0:
+            return part
+        problem, W = self.levels.problem, np.array(part.W, order="C")
+        columns = np.flatnonzero(self.levels.groups == group)
+        size = np.abs(W) * self.sizes[:, None]
+        fixed = np.broadcast_to(problem.penalty(columns) == 0, W.shape)
+        size[fixed | (W == 0)] = np.inf
+        W.flat[np.argsort(size, axis=None, kind="stable")[:surplus]] = 0.0
+        return replace(part, W=W)
+
+    # The end of a search ----------------------------------------------------------------------
+
+    def _end(self, u: Array) -> None:
+        """Close the groups for which no level is left that could serve better."""
+        levels, dense, sparse = self.levels, self.dense, self.sparse
+        with np.errstate(invalid="ignore"):
+            narrow = sparse.u - dense.u <= (self.options.slack or WIDTH)
+        none_sparser = (u >= levels.top) & (dense.u == u)
+        none_denser = (u <= levels.bottom) & (sparse.u == u)
+        for g in _indices(self.open):
+            if none_denser[g]:
+                self.short[g] = sparse.count[g] < self.keep[g]
+                self._close(g, sparse)
+            elif narrow[g] or none_sparser[g] or self.attempts[g] >= ATTEMPTS:
+                self._close(g, self.spare if self.attempts[g] else dense)
+
+    def close_rest(self) -> Groups:
+        """Close the groups that are still open with the best at hand; return which these were."""
+        left = self.open.copy()
+        for g in _indices(left):
+            keep, dense, sparse = self.keep[g], self.dense, self.sparse
+            excess = dense.count[g] * max(sparse.count[g], 1) <= keep**2
+            if self.spare.parts[g] is not None:
+                self._close(g, self.spare)
+            elif dense.parts[g] is not None and (sparse.parts[g] is None or excess):
+                self._close(g, dense)
+            else:
+                self._close(g, sparse)
+        return left
+
+    def _close(self, group: int, end: Ends) -> None:
+        part, count, u = end.parts[group], int(end.count[group]), float(end.u[group])
+        assert part is not None
+        if self.options.slack is None:
+            part = self.without_surplus(group, part)
+            self.dropped[group] = max(count - self.keep[group], 0)
+        self.settled.put(group, u, count, part)
+        self.open[group] = False
+        for other in (self.dense, self.sparse, self.spare):
+            other.parts[group] = None
+
+    # Where to look next -----------------------------------------------------------------------
+
+    def _logit(self, count: Any) -> Array:
+        return np.log((count + 0.5) / (self.levels.sizes - count + 0.5))
+
+    def _goal(self) -> Array:
+        """Return the logit to aim at: of a surplus that can be dropped and leaves a proof.
+
+        Dropping a share s of the weights costs a gap of order s^3, but hard rows are violated at
+        once, and in a small group even the least weight may be too large to drop.
+        """
+        surplus = 0.25 * self.options.tol_gap ** (1 / 3) * self.keep
+        problem = self.levels.problem
+        separate = 1 if self.levels.per_output or problem.radius == "joint" else problem.n_outputs
+        useful = (surplus >= separate) & (not problem.strict) & (self.options.slack is None)
+        surplus = np.minimum(np.where(useful, surplus, 0.0), self.levels.sizes - self.keep)
+        return self._logit(self.keep + surplus)
+
+    def _next(self, u: Array) -> Array:
+        """Return the next log level of every group: a secant step, kept inside the bracket."""
+        low, high, goal = self.dense.u, self.sparse.u, self._goal()
+        (u1, y1), slope = self.points[-1], np.full(len(u), SLOPE)
+        step = goal - y1
+        if len(self.points) > 1:
+            u0, y0 = self.points[-2]
+            with np.errstate(divide="ignore", invalid="ignore"):
+                measured = (y1 - y0) / (u1 - u0)
+            slope = np.where(np.isfinite(measured), np.clip(measured, *SLOPES), slope)
+            # Twice on the same side: look beyond the goal, so that the bracket closes there, too.
+            step = np.where((goal - y0) * step > 0, 2.0 * step, step)
+        step /= slope
+        way = np.where(np.isnan(high), 1.0, -1.0)
+        shortest = min(STEPS[0] * 2.0 ** len(self.points), STEPS[1])
+        free = u + way * np.clip(way * step, shortest, STEPS[1])
+        width = high - low
+        inside = (u + step > low + INSIDE * width) & (u + step < high - INSIDE * width)
+        low_logit, high_logit = self._logit(self.dense.count), self._logit(self.sparse.count)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            share = (goal - low_logit) / (high_logit - low_logit)
+        share = np.clip(np.nan_to_num(share, nan=0.5), 0.1, 0.9)
+        found = np.where(inside, u + step, low + width * share)
+        self.widths.append(width)
+        if len(self.widths) > 3:
+            found = np.where(width > 0.5 * self.widths[-4], 0.5 * (low + high), found)
+        return np.where(self.open, np.where(np.isnan(width), free, found), u)
+
+
+def _widened(problem: Problem, solution: Solution, tol_feas: float) -> Problem:
+    """Return the problem at the radius that makes up for hard rows violated within tolerance.
+
+    Such a violation lets the l1 norm fall below the optimum at the radius kept. The bound is linear
+    in the radius, so the one where the two agree, a little larger, is read from two judgements.
+    """
+    certificate, old = solution.certificate, np.atleast_1d(np.asarray(problem.epsilon))
+    wider = old * (1.0 + tol_feas)
+    there = certify(_with_radii(problem, wider), solution.W, solution.b, solution.theta)
+    values = certificate.objectives
+    if problem.joint:
+        values = np.array([values.sum()])
+    with np.errstate(divide="ignore", invalid="ignore"):
+        part = (certificate.bounds - values) / (certificate.bounds - there.bounds)
+    part = np.clip(np.nan_to_num(part), 0.0, 1.0)
+    return _with_radii(problem, old + part * (wider - old))
+
+
+def _with_radii(problem: Problem, radii: Array) -> Problem:
+    return problem.within(float(radii[0]) if problem.joint else radii)
+
+
+def _indices(chosen: Groups) -> list[int]:
+    return [int(index) for index in np.flatnonzero(chosen)]
+
+
+def search_for_nnz(
+    problem: Problem, nnz: int, scope: str, options: Options, start: Solution | None = None
+) -> Solution:
+    """Return the answer of a convex solver with so many nonzeros; see :mod:`nettrim_solver.budget`.
+
+    Raises
+    ------
+    ProblemError
+        If there are more unpenalised weights than may stay.
+    """
+    per_output = scope == "output"
+    shape = (problem.n_inputs, problem.n_outputs)
+    free = np.count_nonzero(np.broadcast_to(problem.penalty() == 0, shape), axis=0)
+    keep = _shares(problem, nnz) if per_output else np.array([nnz])
+    if np.any((free if per_output else free.sum()) > keep):
+        raise ProblemError(
+            f"nnz must leave room for the {int(free.sum())} weights whose l1 weight is 0, which "
+            f"always stay, but was {nnz}"
+        )
+    if options.factorisation is None and options.solver == "admm":
+        from ..solvers.admm.factorisation import Factorisation
+
+        options = replace(options, factorisation=Factorisation(problem))
+    levels = Levels(problem, options.solver, per_output)
+    u, options = _first_level(levels, keep, options, start)
+    search = Search(levels, keep, options)
+    search.run(u, start)
+    return _finish(search)
+
+
+def _first_level(
+    levels: Levels, keep: Index, options: Options, start: Solution | None
+) -> tuple[Array, Options]:
+    """Return where to begin: at the start's penalties, else at the penalty of a few outputs."""
+    if start is not None and start.multiplier is not None:
+        known = levels.given(start.multiplier)
+        if known is not None:
+            return known, options
+    u, M = levels.guess(keep), levels.problem.n_outputs
+    if levels.per_output or M < 4 * SAMPLE or not 0 < keep[0] < levels.sizes[0]:
+        return u, options
+    columns = np.linspace(0, M - 1, SAMPLE).astype(np.int64)
+    few = Levels(levels.problem.select(columns), options.solver, False)
+    share = np.maximum(np.round(keep * (SAMPLE / M)).astype(np.int64), 1)
+    search = Search(few, share, replace(options, slack=ROUGH, tol_gap=max(options.tol_gap, 1e-3)))
+    search.run(few.guess(share), None)
+    if search.stop is Status.INTERRUPTED:
+        # Nothing is known of the layer yet: its first answer is the best so far.
+        options = replace(options, callback=lambda progress: True)
+    elif not search.open.any():
+        u = search.settled.u + np.log(few.unit / levels.unit)
+    return u, options
+
+
+def _shares(problem: Problem, nnz: int) -> Index:
+    """Share nonzeros equally among the outputs, the odd ones to those of the largest targets."""
+    share, left = divmod(nnz, problem.n_outputs)
+    counts = np.full(problem.n_outputs, share)
+    counts[np.argsort(-problem.target_norms, kind="stable")[:left]] += 1
+    return counts
+
+
+def _finish(search: Search) -> Solution:
+    """Return the judged solution of a search, however it ended."""
+    levels, last = search.levels, search.last
+    assert last is not None
+    if search.stop is Status.INFEASIBLE:
+        return last  # hard rows that contradict each other do so at any level
+    left = search.close_rest()
+    answer = search.settled.all()
+    stage = {k: v for k, v in search.seconds.items() if k != "total"}
+    solution = search.judged(
+        np.arange(len(levels.groups)), answer, iterations=search.iterations, seconds=stage
+    )
+    statuses = list(solution.statuses)
+    dropped = search.dropped[levels.groups] > 0
+    for j, group in enumerate(levels.groups):
+        if left[group] and search.stop is not None:
+            statuses[j] = search.stop
+        elif statuses[j] is Status.UNPROVED and dropped[j]:
+            statuses[j] = Status.PRUNED
+    solution.seconds["total"] = search.options.elapsed()
+    return replace(
+        solution, statuses=tuple(statuses), status=worst(statuses), n_threads=last.n_threads,
+        warnings=last.warnings + _warnings(search, statuses),
+    )  # fmt: skip
+
+
+def _warnings(search: Search, statuses: list[Status]) -> tuple[str, ...]:
+    """Say where the count was not met by a penalty alone."""
+    found = []
+    what = "penalty" if search.levels.penalised else "radius"
+    if search.short.any():
+        count = int(search.settled.count[search.short].sum())
+        keep = int(search.keep[search.short].sum())
+        where = f" in {int(search.short.sum())} outputs" if search.levels.per_output else ""
+        found.append(
+            f"no {what} leaves more than {count} nonzeros{where}, although {keep} may stay: "
+            "the distance to the box is near its least"
+        )
+    unproved = np.array([status is not Status.OPTIMAL for status in statuses])
+    dropped = int(search.dropped[np.unique(search.levels.groups[unproved])].sum())
+    if dropped:
+        found.append(
+            f"{dropped} of the smallest weights were dropped to meet the budget: no {what} tried "
+            "leaves exactly that many, and the rest is not proved optimal"
+        )
+    return tuple(found)
