@@ -1,5 +1,6 @@
 """Parts of the default solver: factorisation, working sets, blocks, settings and bookkeeping."""
 
+import dataclasses
 import tracemalloc
 from itertools import product
 
@@ -123,58 +124,81 @@ def test_a_factorisation_of_equal_inputs_is_accepted():
 # Working sets ----------------------------------------------------------------------------------
 
 
-def system_from_scratch(f, columns, weights, dtype=np.float64):
-    block = gather(f, np.arange(f.n_samples), columns, dtype)
+def system_from_scratch(f, columns, weights):
+    block = gather(f, np.arange(f.n_samples), columns, np.float64)
     return (block * weights[:, None]).T @ block
+
+
+def entered(f, system, new):
+    """Append columns the way the polish does."""
+    block = system.weighted(new)
+    sums = block.sum(axis=1, dtype=np.float64)
+    system.append(new, f.adjoint(block, sums), sums)
 
 
 @pytest.mark.parametrize("storage", ["dense", "sparse"])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("intercept", [False, True])
-@pytest.mark.parametrize("shape", [(60, 20), (15, 30)])
-def test_updates_equal_a_new_system(shape, intercept, dtype, storage):
+@pytest.mark.parametrize("shape", [(60, 20), (40, 60)])
+def test_a_border_equals_a_new_system(shape, intercept, dtype, storage):
+    """Columns enter and are held, rows change their weight: as if H were built for the result."""
     f, _ = prepared(design(*shape, storage), intercept)
     rng = np.random.default_rng(4)
-    system = WorkingSet(f, dtype)
-    columns, weights = np.arange(3, 12), np.ones(shape[0])
-    close = TOLERANCE["kernel_single" if dtype == np.float32 else "factorisation"]
-    for step in range(25):
-        few = 1 + step % 3
-        columns = np.setdiff1d(columns, rng.choice(columns, min(few, len(columns) - 2), False))
-        fresh = np.setdiff1d(np.arange(shape[1]), columns)
-        columns = np.union1d(columns, rng.choice(fresh, few, False))
-        flips = rng.choice(shape[0], few if step % 4 else shape[0] // 2, False)
-        weights[flips] = rng.choice([0.0, 1.0, 10.0], len(flips), p=[0.4, 0.4, 0.2])
-        system.update(columns, weights)
-        assert np.array_equal(np.sort(system.columns), columns)
-        expected = system_from_scratch(f, system.columns, weights)
-        np.testing.assert_allclose(
-            np.tril(system.H), np.tril(expected), atol=close * np.abs(expected).max()
-        )
+    rows = rng.random(shape[0]) < 0.8
+    system = WorkingSet(f, np.arange(3, 8), rows, dtype)
+    assert system.defined
+    weights = rows.astype(np.float64)
+    close = TOLERANCE["single_projection" if dtype == np.float32 else "factorisation"]
+    for step in range(6):
+        unused = np.setdiff1d(np.arange(shape[1]), np.append(system.columns, [1, 2]))
+        entered(f, system, rng.choice(unused, 1 + step % 2, replace=False))
+        changed = np.sort(rng.choice(shape[0], 3, replace=False))
+        weights[changed] = rng.choice([0.0, 1.0, 10.0], 3)
+        n, different = len(system), np.flatnonzero(weights != rows)
+        held = np.sort(rng.choice(n, 2, replace=False))
+        values = rng.standard_normal(2)
+        right = rng.standard_normal((n, 1))
+        active = np.arange(system.n_base, n)
+        keys = np.concatenate([
+            system.column_keys(active), system.row_keys(different), system.held_keys(held),
+        ])  # fmt: skip
+        sides = np.concatenate([right[active, 0], np.zeros(len(different)), values])[:, None]
+        diagonal = np.zeros(len(keys))
+        diagonal[len(active) : len(active) + len(different)] = -1.0 / (weights - rows)[different]
+        x, z = system.solve(system.base_solution(right), keys, diagonal, sides, active)
+        H = system_from_scratch(f, system.columns, weights) + np.diag(system.ridge)
+        residual = H @ x - right
+        residual[held] += z[-2:]
+        size = np.abs(right).max() + np.abs(H).max() * np.abs(x).max()
+        assert np.abs(residual).max() <= close * size
+        np.testing.assert_allclose(x[held, 0], values, atol=close * size)
 
 
-def test_solutions_with_held_entries():
+def test_appended_columns_that_are_not_in_use_rest():
     f, _ = prepared(design(60, 20), True)
-    system = WorkingSet(f, np.float64)
-    columns, weights = np.array([0, 4, 5, 9, 13]), np.ones(60)
-    system.update(columns, weights)
-    assert system.factorise()
-    H = system_from_scratch(f, system.columns, weights)
-    rng = np.random.default_rng(5)
-    right, fixed = rng.standard_normal((6, 2)), np.array([False, True, False, False, True, False])
-    values = np.where(fixed[:, None], rng.standard_normal((6, 2)), 0.0)
-    expected = values.copy()
-    free = np.ix_(~fixed, ~fixed)
-    expected[~fixed] = np.linalg.solve(H[free], (right - H @ values)[~fixed])
-    np.testing.assert_allclose(
-        system.solve(right, fixed, values), expected, atol=TOLERANCE["factorisation"] * 10
+    system = WorkingSet(f, np.array([4, 5, 9]), np.ones(60, dtype=bool), np.float64)
+    entered(f, system, np.array([7, 3]))
+    right = np.arange(6.0)[:, None]
+    active = np.array([5])
+    x, _ = system.solve(
+        system.base_solution(right), system.column_keys(active), np.zeros(1), right[active], active
     )
+    used = [0, 1, 2, 3, 5]
+    H = system_from_scratch(f, system.columns, np.ones(60)) + np.diag(system.ridge)
+    assert x[4] == 0.0
     np.testing.assert_allclose(
-        system.product(right[:, 0]), H @ right[:, 0], atol=TOLERANCE["factorisation"]
+        H[np.ix_(used, used)] @ x[used], right[used], atol=TOLERANCE["factorisation"]
     )
-    part = system.restricted(~fixed)
-    np.testing.assert_allclose(np.tril(part.H), np.tril(H[free]), atol=TOLERANCE["factorisation"])
-    assert len(system.H) == 6
+
+
+def test_columns_are_missing_until_they_are_appended():
+    f, _ = prepared(design(60, 20), True)
+    system = WorkingSet(f, np.array([4, 5, 9]), np.ones(60, dtype=bool), np.float64)
+    wanted = np.zeros(20, dtype=bool)
+    wanted[[3, 5, 7]] = True
+    assert list(system.missing(wanted)) == [3, 7]
+    entered(f, system, np.array([7]))
+    assert list(system.missing(wanted)) == [3]
 
 
 def test_dependent_columns_can_be_factorised():
@@ -182,9 +206,26 @@ def test_dependent_columns_can_be_factorised():
     X[:, 5] = X[:, 4]
     f, _ = prepared(X, True)
     for dtype in (np.float32, np.float64):
-        system = WorkingSet(f, dtype)
-        system.update(np.array([3, 4, 5]), np.ones(40))
-        assert system.factorise()
+        assert WorkingSet(f, np.array([3, 4, 5]), np.ones(40, dtype=bool), dtype).defined
+
+
+@pytest.mark.parametrize("radius", RADII)
+@pytest.mark.parametrize("formulation", ["pooled", "strict"])
+def test_any_number_polished_at_a_time_gives_the_same_answer(monkeypatch, formulation, radius):
+    problem = instances.random_relu_layer(
+        90, 24, 9, formulation=formulation, radius=radius, tolerance=0.1, intercept=True, seed=2
+    ).problem
+    answers = []
+    for width in (1, 4, 32):
+        monkeypatch.setattr("nettrim_solver.solvers.admm.run.POOL", width)
+        monkeypatch.setattr("nettrim_solver.solvers.admm.run.POOL_SHARE", 1)
+        answers.append(solve(problem, tol_gap=1e-9, tol_feas=1e-9))
+        assert answers[-1].status is Status.OPTIMAL
+    size = np.abs(answers[0].W).max()
+    for other in answers[1:]:
+        np.testing.assert_allclose(
+            other.W, answers[0].W, atol=TOLERANCE["independent_outputs"] * size
+        )
 
 
 # Blocks ----------------------------------------------------------------------------------------
@@ -323,6 +364,14 @@ def test_multipliers_rho_and_iterations_have_an_entry_per_output():
         assert np.all(solution.multiplier > 0)
         assert solution.theta.shape == (60, 4)
         assert solution.seconds.keys() >= {"setup", "admm", "polish", "certify", "total"}
+
+
+@pytest.mark.parametrize("rho", [0.0, -1.0, np.nan])
+def test_a_warm_rho_that_cannot_be_one_is_ignored(rho):
+    problem = instances.random_relu_layer(60, 12, 4, radius="per_output", tolerance=0.2).problem
+    first = solve(problem)
+    warm = dataclasses.replace(first, rho=np.full(4, rho))
+    assert solve(problem.replace(tolerance=0.1), warm_start=warm).status is Status.OPTIMAL
 
 
 # Settings --------------------------------------------------------------------------------------

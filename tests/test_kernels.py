@@ -138,18 +138,43 @@ def test_shrink_weights(seed, dtype, relaxation):
     assert np.array_equal((answer == 0)[sure], (soft == 0)[sure])
 
 
-@given(sample_blocks())
-def test_excess(block):
-    _, Z, shift, lower, upper, strict, _ = block
-    Z, shift = Z.astype(np.float64), shift.astype(np.float64)
-    z = Z + shift[:, None]
-    e = z - np.clip(z, lower, upper)
+@given(sample_blocks(), st.booleans())
+def test_conditions(block, centre):
+    _, Z, shift, lower, upper, strict, rng = block
+    Z, lower, upper = (A.astype(np.float64) for A in (Z, lower, upper))
     hard = (lower < upper) & strict
-    E, squares = np.empty_like(Z), np.empty((len(Z), 3))
-    kernels.excess(Z, shift, lower, upper, strict, E, squares)
-    close(E, e, np.float64)
-    expected = [np.where(hard, 0, e), np.where(hard, e, 0), z]
-    close(squares, np.column_stack([np.sum(A**2, axis=1) for A in expected]), np.float64, 10.0)
+    nu = np.where(hard, rng.standard_normal(Z.shape), 0.0)
+    nu = np.where(nu > 0, np.where(upper < np.inf, nu, 0.0), np.where(lower > -np.inf, nu, 0.0))
+    for j in range(len(Z)):
+        z, y, sums = Z[j].copy(), np.empty(Z.shape[1]), np.empty(6)
+        flags = hard[j] if strict else np.zeros(0, dtype=bool)
+        kernels.conditions(z, lower[j], upper[j], flags, nu[j], centre, y, sums)
+        close(z, Z[j] + sums[5], np.float64, 10.0)
+        e = z - np.clip(z, lower[j], upper[j])
+        expected = np.where(hard[j], nu[j], e)
+        close(y, expected, np.float64, 10.0)
+        ends = np.where(expected > 0, upper[j], lower[j])
+        support = sum(v * end for v, end in zip(expected, ends, strict=True) if v != 0)
+        wanted = [
+            np.sum(e[~hard[j]] ** 2), np.sum(e[hard[j]] ** 2), expected.sum(), support,
+            np.sum(expected**2),
+        ]  # fmt: skip
+        close(sums[:5], np.array(wanted), np.float64, 100.0 * len(z))
+        if not centre:
+            assert sums[5] == 0.0
+        elif np.any(y[~hard[j]] != 0):
+            # Of a sum without a zero (one sign only) no more than progress can be asked.
+            before = np.where(hard[j], nu[j], Z[j] - np.clip(Z[j], lower[j], upper[j])).sum()
+            assert abs(sums[2]) <= abs(before) + TOLERANCE["projection"]
+
+
+def test_conditions_balance_an_intercept():
+    rng = np.random.default_rng(2)
+    z, point = rng.standard_normal((2, 50))
+    upper = np.where(rng.random(50) < 0.5, point, np.inf)
+    y, sums = np.empty(50), np.empty(6)
+    kernels.conditions(z, point, upper, np.zeros(0, dtype=bool), np.zeros(0), True, y, sums)
+    assert abs(y.sum()) <= TOLERANCE["projection"]
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

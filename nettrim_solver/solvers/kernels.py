@@ -145,31 +145,58 @@ def _shrink_weights(state, W, threshold, relaxation, answer):  # type: ignore[no
             state[j, i] += relaxation * (a - w)
 
 
-def _excess(Z, shift, lower, upper, strict, E, squares):  # type: ignore[no-untyped-def]
-    """Distance to the box: ``E = z - clip(z)`` with ``z = Z + shift``, all float64.
+def _conditions(z, lower, upper, hard, nu, centre, y, sums):  # type: ignore[no-untyped-def]
+    """Distance y of one output's row z to its box, and what its optimality conditions sum up.
 
-    ``squares[:, 0]`` is the sum of squares over the ball rows, ``[:, 1]`` over the hard rows,
-    ``[:, 2]`` over all rows of z itself.
+    On hard rows (`hard` is empty or has P entries) y is the multiplier `nu`, and their distance
+    goes into the second sum alone. With `centre`, z is first shifted, in place, to where the sum
+    of y vanishes (an intercept's own condition), by at most a few Newton steps.
+
+    ``sums`` receives the squared distance over ball rows, over hard rows, the sum of y,
+    ``sigma_K(y)``, the squared norm of y over all rows, and the shift.
     """
-    for j in range(Z.shape[0]):
+    some_hard = hard.shape[0] > 0
+    shift = 0.0
+    for attempt in range(8):
         ball = 0.0
-        hard = 0.0
+        excess = 0.0
+        total = 0.0
         size = 0.0
-        b = shift[j]
-        for p in range(Z.shape[1]):
-            z = Z[j, p] + b
-            low = float(lower[j, p])
-            high = float(upper[j, p])
-            e = z - min(max(z, low), high)
-            E[j, p] = e
-            size += z * z
-            if strict and low < high:
-                hard += e * e
+        support = 0.0
+        square = 0.0
+        working = 0
+        for p in range(z.shape[0]):
+            low = lower[p]
+            high = upper[p]
+            e = z[p] + shift
+            e -= min(max(e, low), high)
+            if some_hard and hard[p]:
+                excess += e * e
+                e = nu[p]
             else:
                 ball += e * e
-        squares[j, 0] = ball
-        squares[j, 1] = hard
-        squares[j, 2] = size
+                if e != 0.0:
+                    working += 1
+            y[p] = e
+            total += e
+            size += abs(e)
+            square += e * e
+            if e > 0.0:
+                support += e * high
+            elif e < 0.0:
+                support += e * low
+        if not centre or working == 0 or abs(total) <= 1e-15 * size:
+            break
+        if attempt < 7:
+            shift -= total / working
+    for p in range(z.shape[0]):
+        z[p] += shift
+    sums[0] = ball
+    sums[1] = excess
+    sums[2] = total
+    sums[3] = support
+    sums[4] = square
+    sums[5] = shift
 
 
 def _gather(X, rows, columns, mean, scale, n_constant, out):  # type: ignore[no-untyped-def]
@@ -252,7 +279,7 @@ ball_norms = _compiled(_ball_norms)
 measure = _compiled(_measure)
 rescale = _compiled(_rescale)
 shrink_weights = _compiled(_shrink_weights)
-excess = _compiled(_excess)
+conditions = _compiled(_conditions)
 gather = _compiled(_gather)
 submatrix = _compiled(_submatrix)
 best_constants = _compiled(_best_constants)

@@ -137,8 +137,14 @@ def _find_multiplier(run: Run) -> bool:
         # Patterns hold for small changes only; beyond, the tangent misleads.
         new = float(np.clip(new, 0.2 * lambda_, 5.0 * lambda_))
         if exact and abs(new - lambda_) < 0.3 * lambda_:
-            answer.V -= (new - lambda_) * answer.tangent
+            moved = answer.V - (new - lambda_) * answer.tangent
+            # The tangent ends where a weight vanishes; beyond, its sign would be the wrong one.
+            answer.V = np.where(moved * answer.V < 0, 0.0, moved)
             answer.beta -= (new - lambda_) * answer.tangent_beta
+            for theta, (rows, slopes) in zip(answer.theta.T, answer.tangent_nu, strict=True):
+                y = lambda_ * theta[rows]
+                moved = y + (new - lambda_) * slopes
+                theta[rows] = np.where(moved * y < 0, 0.0, moved) / new
         lambda_ = new
     return False
 

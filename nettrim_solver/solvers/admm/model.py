@@ -1,9 +1,9 @@
 r"""One Newton step: the quadratic model of an output on its working rows and columns.
 
-The model is solved as an active set does: columns whose sign would flip are set to zero, hard rows
+The model is solved as an active set does: columns whose sign would flip are held at zero, hard rows
 whose multiplier would change sign are released, and the rest is solved for again, until nothing
 flips. Without this the step leaves the optimality conditions it was to meet, and the pattern
-drifts.
+drifts. Each of these changes is one more entry of the border (:mod:`.working_set`).
 """
 
 from __future__ import annotations
@@ -13,12 +13,18 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from .working_set import FIXED, WorkingSet, gather
+from .working_set import WorkingSet, gather
 
 Array = NDArray[np.float64]
+Index = NDArray[np.int64]
+Mask = NDArray[np.bool_]
 
-#: Weight of a hard row against a ball row. The multipliers converge by about this factor a sweep.
-STIFFNESS = 1e4
+#: Weight of a hard row against a ball row, by the dtype of the factor, whose rounding it must not
+#: drown. The multipliers converge by about this factor a sweep.
+STIFFNESS = {np.dtype(np.float32): 1e4, np.dtype(np.float64): 1e6}
+
+#: The same in damped steps, over the damping: a proximal term of the multipliers.
+SOFTENED = 0.02
 
 #: Largest relative change of lambda in one step: the iterate's estimate is a good one, and near a
 #: support that is too small the ball's quadratic is not.
@@ -39,7 +45,7 @@ class Step:
     """
 
     delta: Array
-    dropped: NDArray[np.bool_]
+    dropped: Mask
     change: float
     tangent: Array
 
@@ -50,7 +56,10 @@ class Model:
     Parameters
     ----------
     system : WorkingSet
-        H; cut down in place where many columns drop or rows are released.
+    support : ndarray of bool, shape (n,)
+        Which variables of the system may move; the others are zero.
+    rows : ndarray of bool, shape (n_samples,)
+        Working samples of the ball.
     right : ndarray of shape (n,)
         ``X~_T^T y``, with the row sum of y first for an intercept.
     cost : ndarray of shape (n,)
@@ -63,104 +72,130 @@ class Model:
     """
 
     def __init__(
-        self, system: WorkingSet, right: Array, cost: Array, start: Array, lambda_: float,
-        cautious: bool = False,
+        self, system: WorkingSet, support: Mask, rows: Mask, right: Array, cost: Array,
+        start: Array, lambda_: float, cautious: bool = False,
     ) -> None:  # fmt: skip
-        self.system, self.right, self.cost, self.cautious = system, right, cost, cautious
-        self.start, self.lambda_ = start, lambda_
+        self.system, self.support, self.cautious = system, support, cautious
+        self.right, self.cost, self.start, self.lambda_ = right, cost, start, lambda_
+        self.member = rows
+        self.full: Array | None = None
+        self.stiffness = STIFFNESS[system.dtype]
+        if system.damping > 0.0:
+            self.stiffness = min(self.stiffness, SOFTENED / system.damping)
         self.rows = np.zeros((0, len(right)))
-        self.force = self.signs = np.zeros(0)
+        self.y = self.excess = self.signs = self.doubled = np.zeros(0)
+        self.push = np.zeros((0, 2))
         self.stiff = np.zeros(0, dtype=np.int64)
 
-    def add_stiff_rows(
-        self, stiff: NDArray[np.int64], y: Array, excess: Array, signs: Array
-    ) -> None:
+    def add_stiff_rows(self, stiff: Index, y: Array, excess: Array, signs: Array) -> None:
         """Make hard rows equalities, ``rows @ delta = excess``, with multipliers from y."""
-        self.stiff, self.signs = stiff, signs
+        self.stiff, self.y, self.excess, self.signs = stiff, y, excess, signs
         self.rows = gather(self.system.factorisation, stiff, self.system.columns, np.float64)
-        self.right = self.right + self.rows.T @ (STIFFNESS * excess)
-        self.force = y + STIFFNESS * excess
-
-    def multipliers(self, delta: Array) -> Array:
-        """Return the multipliers of the stiff rows after a step."""
-        return self.force - STIFFNESS * (self.rows @ delta)
+        # Those in the base count there with weight 1 already.
+        self.doubled = self.system.rows[stiff].astype(np.float64)
 
     def solve(self, square: float, epsilon: float | None) -> Step | None:
         """Return the step from a point whose ball rows have the given squared norm."""
-        dropped = np.zeros(len(self.right), dtype=bool)
+        dropped = ~self.support
         for _ in range(CAUTIOUS_ROUNDS if self.cautious else DROP_ROUNDS):
             if dropped.all():
                 return Step(self.start.copy(), dropped, 0.0, np.zeros(len(dropped)))
-            pair = self._solve_pair(dropped)
-            if pair is None:
+            if not self._solve_pair(dropped):
                 return None
-            u, v = pair
-            change = 0.0 if epsilon is None else self._change(u, v, square, epsilon)
-            delta = u + change * v
-            if not np.isfinite(delta).all():
-                return None
+            change = 0.0 if epsilon is None else self._change(square, epsilon)
+            delta = self.u + change * self.v
+            self.force = self.y + self.push @ np.array([1.0, change])
             flips = np.where(dropped, 0.0, -np.sign(self.cost) * (self.start - delta))
             flipped = self._chosen(flips)
             dropped = dropped | flipped
             if self.cautious and flipped.any():
                 continue
-            if not (self._release(delta) or flipped.any()):
+            if not (self._release() or flipped.any()):
                 break
-        return Step(delta, dropped, change, v)
+        return Step(delta, dropped, change, self.v)
 
-    def _solve_pair(self, dropped: NDArray[np.bool_]) -> tuple[Array, Array] | None:
-        """Solve for the step at this lambda and for its slope, with dropped columns set to zero."""
-        values = np.zeros((len(dropped), 2))
-        values[dropped, 0] = self.start[dropped]
-        right = np.column_stack([self.right + self.lambda_ * self.cost, self.cost])
-        if dropped.sum() <= FIXED * len(dropped):
-            if not self.system.factorise():
-                return None
-            x = self.system.solve(right, dropped, values)
-            return x[:, 0], x[:, 1]
-        free = ~dropped
-        small = self.system.restricted(free)
-        if not small.factorise():
-            return None
-        right[:, 0] -= self.system.product(values[:, 0])
-        values[free] = small.solve(right[free], np.zeros(int(free.sum()), dtype=bool), values[free])
-        return values[:, 0], values[:, 1]
+    def _solve_pair(self, dropped: Mask) -> bool:
+        """Solve for the step at this lambda and for its slope, with dropped columns set to zero.
 
-    def _chosen(self, amounts: Array) -> NDArray[np.bool_]:
+        Sets u, v, the held variables with their multipliers, and `push`, the change of the stiff
+        rows' multipliers.
+        """
+        system, n = self.system, self.system.n_base
+        if self.full is None:
+            self._set_rows()
+        assert self.full is not None
+        # Appended variables that rest at zero are left out, all others held where they drop.
+        held = np.flatnonzero(dropped)
+        held = held[(held < n) | (self.start[held] != 0)]
+        active = n + np.flatnonzero(~dropped[n:] | (self.start[n:] != 0))
+        keys = np.concatenate([system.column_keys(active), self.row_keys, system.held_keys(held)])
+        a, c = len(active), len(active) + len(self.row_keys)
+        b = c - len(self.stiff)
+        diagonal, values = np.zeros(len(keys)), np.zeros((len(keys), 2))
+        diagonal[a:c] = self.row_diagonal
+        values[:a], values[b:c, 0], values[c:, 0] = (
+            self.full[active], self.excess, self.start[held],
+        )  # fmt: skip
+        try:
+            x, z = system.solve(self.base, keys, diagonal, values, active)
+        except np.linalg.LinAlgError:
+            return False
+        x[held, 0], x[held, 1] = self.start[held], 0.0
+        self.u, self.v, self.held, self.pull = x[:, 0], x[:, 1], held, z[c:, 0]
+        self.push = -z[b:c] * (1.0 + self.doubled / self.stiffness)[:, None]
+        return bool(np.isfinite(x).all() and np.isfinite(z).all())
+
+    def _set_rows(self) -> None:
+        """Set what depends on the rows: right sides, their base's solution, the rows' borders."""
+        system = self.system
+        self.full = np.column_stack([self.right + self.lambda_ * self.cost, self.cost])
+        changed = self.member != system.rows
+        changed[self.stiff] = False
+        rows = np.flatnonzero(changed)
+        self.row_diagonal = np.where(self.member[rows], -1.0, 1.0)
+        if len(self.stiff):
+            self.full[:, 0] += (self.doubled * self.excess) @ self.rows
+            rows = np.concatenate([rows, self.stiff])
+            stiff = np.full(len(self.stiff), -1.0 / self.stiffness)
+            self.row_diagonal = np.concatenate([self.row_diagonal, stiff])
+        self.row_keys = system.row_keys(rows)
+        self.base = system.base_solution(self.full)
+
+    def _chosen(self, amounts: Array) -> Mask:
         """Return where amounts are positive, or only where the largest is."""
         chosen = amounts > 0
         if self.cautious and chosen.any():
             chosen = np.arange(len(amounts)) == np.argmax(amounts)
         return chosen
 
-    def _release(self, delta: Array) -> bool:
+    def _release(self) -> bool:
         """Take out the hard rows whose multiplier would change sign; return whether any did."""
-        wrong = self._chosen(-self.multipliers(delta) * self.signs)
+        wrong = self._chosen(-self.force * self.signs)
         if not wrong.any():
             return False
-        self.right = self.right - self.rows[wrong].T @ self.force[wrong]
-        self.system.set_rows(self.stiff[wrong], 0.0)
-        for name in ("rows", "force", "signs", "stiff"):
+        self.right, self.full = self.right - self.y[wrong] @ self.rows[wrong], None
+        for name in ("rows", "y", "excess", "signs", "stiff", "doubled", "force", "push"):
             setattr(self, name, getattr(self, name)[~wrong])
         return True
 
-    def _change(self, u: Array, v: Array, square: float, epsilon: float) -> float:
+    def _change(self, square: float, epsilon: float) -> float:
         """Return the change of lambda after which the ball rows have norm epsilon.
 
         On fixed patterns ``||E - X~ (u + d v)||^2`` is a quadratic in d; its upper root is wanted,
         since the distance grows with lambda. Without a root the support is too small: lambda
-        shrinks as far as one step may, which lets columns in.
+        shrinks as far as one step may, which lets columns in. The products with H follow from the
+        system that u and v solve, without H.
         """
-        Hu, Hv = self.system.product(u), self.system.product(v)
-        # The model of the ball rows alone: without the stiff ones.
-        ball = self.right - self.rows.T @ self.force
+        u, v, ridge = self.u, self.v, self.system.ridge
         bu, bv = self.rows @ u, self.rows @ v
-        vv = v @ Hv - STIFFNESS * (bv @ bv)
+        vv = self.cost @ v - v @ (ridge * v) + bv @ self.push[:, 1]
         if vv <= 0.0:
             return 0.0
-        uu, uv = u @ Hu - STIFFNESS * (bu @ bu), u @ Hv - STIFFNESS * (bu @ bv)
-        constant = square - 2.0 * (ball @ u) + uu - epsilon**2
-        linear = 2.0 * (uv - ball @ v)
+        right = self.right + self.lambda_ * self.cost
+        uu = right @ u - u[self.held] @ self.pull - u @ (ridge * u) + bu @ self.push[:, 0]
+        uv = right @ v - v @ (ridge * u) + bv @ self.push[:, 0]
+        constant = square - 2.0 * (self.right @ u - self.y @ bu) + uu - epsilon**2
+        linear = 2.0 * (uv - self.right @ v + self.y @ bv)
         root = linear**2 - 4.0 * vv * constant
         change = (-linear + np.sqrt(root)) / (2.0 * vv) if root >= 0.0 else -np.inf
         most = LAMBDA_CHANGE * self.lambda_

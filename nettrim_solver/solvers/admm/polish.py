@@ -9,18 +9,21 @@ box), the support T and its signs s, one output's conditions at multiplier :math
     |\tilde x_i^T y| \le \lambda c_i \; (i \notin T), \quad \|y\|_{ball} = \epsilon,
 
 where y is the distance to the box on the ball's rows and the multiplier times lambda on hard rows
-(theta = y / lambda). A sweep evaluates them in float64 for a group of outputs at once (one product
-with X, one with its transpose) and then takes, output by output, the Newton step
+(theta = y / lambda). A sweep evaluates them in float64 for all outputs in flight at once (one
+product with X, one with its transpose; an intercept is moved to where its own condition holds) and
+then takes, output by output, the Newton step
 
 .. math::
 
     H \delta = \tilde X_T^T y + \lambda c_T s + (\lambda^+ - \lambda) c_T s, \qquad
-    H = \tilde X_{AT}^T R \tilde X_{AT},
+    H = \tilde X_{AT}^T \tilde X_{AT},
 
-with the new multiplier from the scalar quadratic of the ball. Hard rows are augmented-Lagrangian
-rows of weight R (``STIFFNESS``) whose box is shifted by their multipliers, so that one code
-serves the pooled, the strict, the penalised and the zero-radius forms. H may be factorised in
-float32: it is only the preconditioner of the exactly evaluated conditions.
+with the new multiplier from the scalar quadratic of the ball. Hard rows are equalities of the step,
+with a small proximal term of their multipliers, so that one code serves the pooled, the strict, the
+penalised and the zero-radius forms (:mod:`.model`). The system is factorised once and bordered from
+then on (:mod:`.working_set`), in float32 where that will do: it is only the preconditioner of the
+exactly evaluated conditions. Where it is near singular, steps are damped by proximal terms of the
+weights and of the multipliers, which fade as the steps become calm.
 
 Nothing is accepted here but answers whose gap and violation are within tolerance.
 
@@ -32,73 +35,106 @@ strategy as a semismooth Newton method*, SIAM J. Optim. 13 (2002), for the metho
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .. import kernels
 from .factorisation import Factorisation
-from .model import STIFFNESS, Model
+from .model import Model
 from .working_set import WorkingSet
 
 Array = NDArray[np.float64]
+Index = NDArray[np.int64]
+Mask = NDArray[np.bool_]
 
-#: Supports up to this size are factorised in float64 from the start: there it costs nothing.
+#: Supports up to this size are factorised in float64 from the start: there it costs nothing. So
+#: are supports above this share of the working rows, whose H is near singular.
 SMALL_SUPPORT = 96
+LARGE_SHARE = 0.75
+
+#: Sweeps after which float32 factors are given up.
+SINGLE_SWEEPS = 4
+
+#: Changes of the pattern since the last factorisation that are dearer than another one: this
+#: many, or this share of the columns.
+BORDER = 16
+BORDER_SHARE = 0.15
 
 #: Damping of the steps, a proximal term relative to the diagonal of H: least that counts, factor
-#: after a good step, first value, factor after a bad step.
-DAMPING = (1e-6, 0.1, 1e-3, 30.0)
+#: after a calm step, first value, factor after a bad step. A step is calm that drops up to CALM of
+#: its columns.
+DAMPING = (1e-5, 0.3, 1e-3, 5.0)
+CALM = 0.02
+
+#: Damping beyond which steps become cautious: they change one thing at a time.
+CAUTIOUS = 0.05
+
+#: Share of the working rows from which on a support is damped from the start, and so are hard rows
+#: from that share of the support on.
+DAMPED_SHARE = 0.85
+STIFF_SHARE = 0.75
+
+#: Residual up to which the first step is trusted in any case.
+NEAR = 1e-2
 
 #: Relative rise of the merit that is still rounding.
 MERIT_SLACK = 1e-9
 
 #: Factor by which the residual of an output with hard rows may rise in a good step, above a floor.
-RESIDUAL_SLACK = 3.0
+RESIDUAL_SLACK = 5.0
 RESIDUAL_FLOOR = 1e-4
 
 #: A column enters when |x_i^T y| exceeds lambda c_i by this factor.
 ENTER = 1.0 + 1e-10
 
+NO_ROWS = (np.zeros(0, dtype=bool), np.zeros(0))
 
-@dataclass
-class Group:
-    """Some outputs in scaled coordinates, and where their conditions stand.
 
-    Shapes: ``m`` outputs, ``P`` samples, ``N`` inputs; float64. ``epsilon`` is the radius
-    to be met with equality, infinite where the multiplier is given (penalised, a joint radius, a
-    ball that is not active); ``radius`` the one to be kept; ``scale`` is what violations are
-    measured against; ``nu`` holds y on hard rows.
+@dataclass(eq=False)
+class Output:
+    """One output in scaled coordinates, and where its conditions stand.
+
+    Shapes: ``P`` samples, ``N`` inputs; float64. ``epsilon`` is the radius to be met with equality,
+    infinite where the multiplier is given (penalised, a joint radius, a ball that is not active);
+    ``radius`` the one to be kept; ``scale`` is what violations are measured against; ``hard``
+    (None without) says which rows are hard, and ``nu`` holds y on them. The tangents are
+    ``-dV / dlambda`` and, as pairs of rows and values, ``dnu / dlambda``. ``name`` is the caller's.
     """
 
+    name: int
     lower: Array
     upper: Array
     penalty: Array
-    epsilon: Array
-    radius: Array
-    scale: Array
-    hard: NDArray[np.bool_] | None
+    epsilon: float
+    radius: float
+    scale: float
+    hard: Mask | None
     V: Array
-    beta: Array
-    lambda_: Array
+    beta: float
+    lambda_: float
     nu: Array | None
+    tangent: Array
+    tangent_beta: float
+    tangent_nu: tuple[Index, Array]
+    proved: bool = False
+    sweep: int = 0
+    square: float = 0.0
+    excess: float = 0.0
+    residual: float = np.inf
+    double: bool = False
+    cautious: bool = False
+    calm: bool = False
+    damping: float = 0.0
+    merit: tuple[float, float] | None = None
+    system: WorkingSet | None = None
+    saved: tuple[Array, float, float, Array | None] | None = None
+    y: Array = field(default_factory=lambda: np.zeros(0))
 
     def __post_init__(self) -> None:
-        m, _ = self.lower.shape
-        self.tangent = np.zeros_like(self.V)
-        self.tangent_beta = np.zeros(m)
-        self.y = np.zeros_like(self.lower)
-        self.proved = np.zeros(m, dtype=bool)
-        self.squares = np.zeros((m, 3))
-        self.residual = np.full(m, np.inf)
-        self.double = np.zeros(m, dtype=bool)
-        self.systems: list[WorkingSet | None] = [None] * m
-        self.saved: list[tuple[Array, float, float, Array | None] | None] = [None] * m
-        self.merit = np.full((m, 2), np.inf)
-        self.damping = np.zeros(m)
-        self.cautious = np.zeros(m, dtype=bool)
+        self.fixed = self.lower == self.upper
 
 
 @dataclass(frozen=True)
@@ -110,246 +146,290 @@ class Tolerances:
     sweeps: int
 
 
-def polish(factorisation: Factorisation, group: Group, tolerances: Tolerances) -> None:
-    """Sweep until every output of the group is proved or the sweeps are used up, in place."""
-    active = np.arange(len(group.V))
-    for sweep in range(tolerances.sweeps + 1):
-        gradient, imbalance, Z = evaluate(factorisation, group, active)
-        solved = _solved(group, active, gradient, imbalance, tolerances)
-        group.proved[active[solved]] = True
-        for j in active[solved]:
-            group.systems[j] = None
-        if sweep == tolerances.sweeps:
-            return
-        left = ~solved
-        left[left] = _judge_steps(group, active[left])
-        stay = left.copy()
-        for k in np.flatnonzero(left):
-            j = active[k]
-            stay[k] = _newton(factorisation, group, j, gradient[k], imbalance[k], Z[k], sweep)
-        # Rejected steps were taken back; those outputs are evaluated anew, with more damping.
-        stay |= ~solved & ~left
-        active = active[stay]
-        if len(active) == 0:
-            return
+@dataclass
+class Plan:
+    """What one step is about: columns that may move, working rows of the ball, and hard rows.
+
+    ``gradient`` is ``X~^T y``, ``imbalance`` the sum of y; hard rows come with their excess.
+    """
+
+    support: Mask
+    rows: Mask
+    stiff: Index
+    excess: Array
+    signs: Array
+    gradient: Array
+    imbalance: float
 
 
-def _judge_steps(group: Group, active: NDArray[Any]) -> NDArray[np.bool_]:
-    """Take back the steps that made things worse; return which were kept.
+def polish(
+    factorisation: Factorisation, outputs: Iterator[Output], tolerances: Tolerances, width: int,
+    finish: Callable[[Output], None],
+) -> None:  # fmt: skip
+    """Sweep over outputs, `width` at a time, until each is proved or its sweeps are used up.
+
+    An output that leaves, passed to `finish`, makes room for the next, so that the products with X
+    always serve many.
+    """
+    active: list[Output] = []
+    for _ in iter(int, 1):
+        while len(active) < width and (new := next(outputs, None)) is not None:
+            active.append(new)
+        if not active:
+            return
+        steps: list[tuple[Output, Plan]] = []
+        stay = []
+        for output, (gradient, sums, z) in zip(
+            active, zip(*evaluate(factorisation, active), strict=True), strict=True
+        ):
+            output.proved = _solved(output, gradient, sums, tolerances)
+            if output.proved or output.sweep == tolerances.sweeps:
+                finish(output)
+                continue
+            output.sweep += 1
+            if _judge_step(output):
+                plan = _plan(factorisation, output, gradient, float(sums[2]), z)
+                if plan is None:
+                    finish(output)
+                    continue
+                steps.append((output, plan))
+            # Otherwise the step was taken back, and the output is evaluated anew.
+            stay.append(output)
+        _extend(factorisation, steps)
+        for output, plan in steps:
+            if not _newton(factorisation, output, plan):
+                stay.remove(output)
+                finish(output)
+        active = stay
+
+
+def evaluate(factorisation: Factorisation, outputs: list[Output]) -> tuple[Array, Array, Array]:
+    """Evaluate y and its products for some outputs, in float64.
+
+    An intercept is moved to where its own condition holds. Returns ``X~^T y`` of shape (m, N), the
+    sums of :func:`kernels.conditions` (m, 6), and the pre-activations (m, P).
+    """
+    Z, shift = factorisation.forward(np.stack([output.V for output in outputs]))
+    Z += (shift + [output.beta for output in outputs])[:, None]
+    Y, sums = np.empty_like(Z), np.empty((len(Z), 6))
+    for output, z, y, row in zip(outputs, Z, Y, sums, strict=True):
+        hard, nu = NO_ROWS if output.hard is None else (output.hard, output.nu)
+        kernels.conditions(z, output.lower, output.upper, hard, nu, factorisation.intercept, y, row)
+        output.y, output.square, output.excess = y, float(row[0]), float(row[1])
+        output.beta += float(row[5])
+    if not factorisation.intercept:
+        sums[:, 2] = 0.0  # nothing asks for balance
+    return factorisation.adjoint(Y, sums[:, 2]), sums, Z
+
+
+def _solved(output: Output, gradient: Array, sums: Array, tolerances: Tolerances) -> bool:
+    """Return whether an output satisfies the conditions, by its gap and violation."""
+    _, _, imbalance, support, square, _ = sums
+    ball, lambda_ = np.sqrt(output.square), output.lambda_
+    objective = float(output.penalty @ np.abs(output.V))
+    slack = tolerances.feas * output.scale
+    kept = ball - output.radius <= slack and np.sqrt(output.excess) <= slack
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        limit, slopes = lambda_ * output.penalty, np.abs(gradient)
+        ratios = np.where(limit > 0, slopes / limit, np.where(slopes > 1e-9 * ball, np.inf, 0.0))
+        ratio = float(ratios.max())
+        if np.isfinite(output.epsilon):
+            force = square if output.hard is None else output.square
+            bound = -support - output.epsilon * np.sqrt(force)
+            bound, value = bound / (lambda_ * max(ratio, 1e-300)), objective
+        else:
+            force, ratio = output.square, max(ratio, 1.0)
+            bound = (-support / ratio - 0.5 * force / ratio**2) / lambda_
+            value = objective + 0.5 * output.square / lambda_
+        gap = abs(value - bound) / max(value, 1e-300)
+    if value == 0.0 and kept:
+        gap = 0.0
+    elif not abs(imbalance) <= 1e-9 * np.sqrt(len(output.y) * square) + 1e-300:
+        gap = np.inf
+    output.residual = float(gap) if np.isfinite(gap) else np.inf
+    return bool(kept and output.residual <= tolerances.gap)
+
+
+def _judge_step(output: Output) -> bool:
+    """Take the last step back if it made things worse; return whether it was kept.
 
     The merit ``lambda sum c |V| + ||E||^2 / 2``, at the new lambda, is what a step minimises on its
     pattern; a step that raises it has met another pattern, and is undone and damped. With hard
-    rows,
-    whose multipliers are part of the step, the conditions' own residual takes the merit's place.
+    rows, whose multipliers are part of the step, the conditions' own residual takes the merit's
+    place.
     """
-    merit = np.zeros((len(active), 2))
-    if group.hard is None:
-        merit[:, 0] = np.sum(group.penalty[active] * np.abs(group.V[active]), axis=1)
-        merit[:, 1] = 0.5 * group.squares[active, 0]
-        lambda_, slack = group.lambda_[active], 1.0 + MERIT_SLACK
+    if output.hard is None:
+        merit = (float(output.penalty @ np.abs(output.V)), 0.5 * output.square)
+        lambda_, slack = output.lambda_, 1.0 + MERIT_SLACK
     else:
-        equality = np.isfinite(group.epsilon[active])
-        ball = np.abs(
-            np.sqrt(group.squares[active, 0]) - np.where(equality, group.epsilon[active], 0)
-        )
-        merit[:, 1] = (
-            np.minimum(group.residual[active], 1.0)
-            + (np.where(equality, ball, 0.0) + np.sqrt(group.squares[active, 1]))
-            / group.scale[active]
-        )
-        lambda_, slack = np.zeros(len(active)), RESIDUAL_SLACK
-    new = lambda_ * merit[:, 0] + merit[:, 1]
-    first = ~np.isfinite(group.merit[active, 1])
-    with np.errstate(invalid="ignore"):
-        old = lambda_ * group.merit[active, 0] + group.merit[active, 1]
-        kept = first | (new <= slack * old + RESIDUAL_FLOOR * (slack - 1.0))
-    if group.hard is not None:
-        # Single changes are an active set method of its own: its residual need not fall each time.
-        kept |= group.cautious[active]
-    good, bad, settled = active[kept], active[~kept], active[kept & ~first]
-    group.merit[good] = merit[kept]
-    eased = group.damping[settled] * DAMPING[1]
-    group.damping[settled] = np.where(eased > DAMPING[0], eased, 0.0)
-    for j in bad:
-        saved = group.saved[j]
-        assert saved is not None
-        group.V[j], group.beta[j], group.lambda_[j], nu = saved
-        if group.nu is not None:
-            group.nu[j] = nu
-        group.damping[j] = max(DAMPING[2], group.damping[j] * DAMPING[3])
-        group.merit[j] = np.inf
-        group.cautious[j] = True
-    return kept
+        miss = np.sqrt(output.excess)
+        if np.isfinite(output.epsilon):
+            miss += abs(np.sqrt(output.square) - output.epsilon)
+        merit = (0.0, min(output.residual, 1.0) + float(miss) / output.scale)
+        lambda_, slack = 0.0, RESIDUAL_SLACK
+    if output.merit is None:
+        output.merit = merit
+        return True
+    new, old = (lambda_ * first + second for first, second in (merit, output.merit))
+    # Single changes are an active set method of its own: its residual need not fall each time.
+    single = output.hard is not None and output.cautious
+    if single or new <= slack * old + RESIDUAL_FLOOR * (slack - 1.0):
+        if output.hard is None or new < old:
+            output.merit = merit
+        eased = output.damping * DAMPING[1]
+        if output.calm:
+            output.damping = eased if eased > DAMPING[0] else 0.0
+        return True
+    assert output.saved is not None
+    output.V, output.beta, output.lambda_, output.nu = output.saved
+    output.merit = None
+    _damp(output)
+    return False
 
 
-def evaluate(
-    factorisation: Factorisation, group: Group, active: NDArray[Any]
-) -> tuple[Array, Array, Array]:
-    """Evaluate y and its products for some outputs, in float64.
+def _damp(output: Output) -> None:
+    output.damping = max(DAMPING[2], output.damping * DAMPING[3])
+    output.cautious = output.damping > CAUTIOUS
 
-    Returns ``X~^T y`` of shape (m, N), the row sums of y (which an intercept wants to be zero), and
-    the pre-activations (m, P).
+
+def _plan(
+    factorisation: Factorisation, output: Output, gradient: Array, imbalance: float, z: Array
+) -> Plan | None:
+    """Choose the columns and rows of the next step, and bring its system up to date.
+
+    Ball rows work where matched or outside the box. Hard rows work (as equalities) where they have
+    a multiplier or are violated; a cautious step adds the worst of these alone. Returns None where
+    nothing can move.
     """
-    Z, shift = factorisation.forward(group.V[active])
-    Z += (shift + group.beta[active])[:, None]
-    y, squares = np.empty_like(Z), np.empty((len(active), 3))
-    hard = None if group.hard is None else group.hard[active]
-    kernels.excess(
-        Z, np.zeros(len(active)), group.lower[active], group.upper[active], False, y, squares
-    )
+    cautious = output.cautious and output.hard is not None
+    enter = output.sweep > 1 or not output.V.any()
+    support = _support(output, gradient, factorisation.live, enter, 1 if cautious else None)
+    if not support.any() and not factorisation.intercept:
+        return None
+    y, hard = output.y, output.hard
+    rows = (y != 0) | output.fixed
+    stiff, excess, signs = np.zeros(0, dtype=np.int64), np.zeros(0), np.zeros(0)
     if hard is not None:
-        assert group.nu is not None
-        squares[:, 1] = np.sum(np.square(y, where=hard, out=np.zeros_like(y)), axis=1)
-        squares[:, 0] -= squares[:, 1]
-        squares[:, 0] = np.maximum(squares[:, 0], 0.0)
-        y = np.where(hard, group.nu[active], y)
-    group.y[active], group.squares[active] = y, squares
-    sums = y.sum(axis=1) if factorisation.intercept else np.zeros(len(y))
-    return factorisation.adjoint(y, sums), sums, Z
-
-
-def _solved(
-    group: Group, active: NDArray[Any], gradient: Array, imbalance: Array, tolerances: Tolerances
-) -> NDArray[np.bool_]:
-    """Return which outputs satisfy the conditions, by their gap and violation."""
-    V, y, lambda_ = group.V[active], group.y[active], group.lambda_[active]
-    penalty, epsilon = group.penalty[active], group.epsilon[active]
-    ball, excess = np.sqrt(group.squares[active, 0]), np.sqrt(group.squares[active, 1])
-    objective = np.sum(penalty * np.abs(V), axis=1)
-    bounded = np.isfinite(epsilon)
-    scale = group.scale[active]
-    kept = (ball - group.radius[active] <= tolerances.feas * scale) & (
-        excess <= tolerances.feas * scale
-    )
-    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        limit = lambda_[:, None] * penalty
-        slopes = np.abs(gradient)
-        ratio = np.where(
-            limit > 0, slopes / limit, np.where(slopes > 1e-9 * ball[:, None], np.inf, 0)
-        )
-        ratio = ratio.max(axis=1)
-        ends = np.where(y > 0, group.upper[active], group.lower[active])
-        support = np.sum(np.where(y != 0, y * ends, 0.0), axis=1)
-        if group.hard is not None:
-            force = np.sqrt(np.sum(np.where(group.hard[active], 0.0, y) ** 2, axis=1))
+        rows &= ~hard
+        distance = np.where(hard, z - np.clip(z, output.lower, output.upper), 0.0)
+        if cautious:
+            worst = np.argmax(np.where(y == 0, np.abs(distance), 0.0))
+            distance = np.where(np.arange(len(y)) == worst, distance, 0.0)
         else:
-            force = np.linalg.norm(y, axis=1)
-        constrained = (-support - np.where(bounded, epsilon, 0.0) * force) / (
-            lambda_ * np.maximum(ratio, 1e-300)
+            _keep_worst(distance, y != 0, max(16, int(np.count_nonzero(support)) // 4))
+        sides = np.where(hard, np.where(y != 0, y, distance), 0.0)
+        # More equalities than variables say nothing new: the weakest keep their multiplier.
+        _keep_worst(sides, hard & (y == 0), max(64, 2 * int(np.count_nonzero(support))))
+        stiff = np.flatnonzero(sides)
+        signs = np.sign(sides[stiff])
+        excess = z[stiff] - np.where(signs > 0, output.upper[stiff], output.lower[stiff])
+    output.double |= output.sweep > SINGLE_SWEEPS
+    if not _usable(output, support, rows, stiff):
+        base = rows.copy()
+        base[stiff] = True
+        columns = np.flatnonzero(support)
+        few = len(columns) <= SMALL_SUPPORT or len(columns) > LARGE_SHARE * base.sum()
+        double = output.double or few
+        many = len(columns) > DAMPED_SHARE * base.sum() or len(stiff) > STIFF_SHARE * len(columns)
+        if output.sweep == 1 and many and output.residual > NEAR:
+            output.damping = DAMPING[2]
+        output.system = None
+        output.system = WorkingSet(
+            factorisation, columns, base, np.float64 if double else np.float32, output.damping
         )
-        penalised = -support / np.maximum(ratio, 1.0) - 0.5 * (force / np.maximum(ratio, 1.0)) ** 2
-        bound = np.where(bounded, constrained, penalised / lambda_)
-        value = np.where(bounded, objective, objective + 0.5 * ball**2 / lambda_)
-        gap = np.abs(value - bound) / np.maximum(value, 1e-300)
-    size = np.sqrt(y.shape[1]) * np.linalg.norm(y, axis=1)
-    balanced = np.abs(imbalance) <= 1e-9 * size + 1e-300
-    gap = np.where((value == 0) & kept, 0.0, np.where(balanced, gap, np.inf))
-    group.residual[active] = np.where(np.isfinite(gap), gap, np.inf)
-    return kept & (gap <= tolerances.gap)
+        if not output.system.defined:
+            return None
+    return Plan(support, rows, stiff, excess, signs, gradient, imbalance)
 
 
-def _newton(
-    factorisation: Factorisation,
-    group: Group,
-    j: int,
-    gradient: Array,
-    imbalance: float,
-    Z: Array,
-    sweep: int,
-) -> bool:
-    """Take one Newton step for output j, in place; return whether another sweep may help."""
-    V, y, penalty, lambda_ = group.V[j], group.y[j], group.penalty[j], group.lambda_[j]
-    enter = sweep > 0 or not V.any()
-    cautious = bool(group.cautious[j]) and group.hard is not None
-    most = 1 if cautious else None
-    support = _support(V, gradient, penalty, lambda_, factorisation.live, enter, most)
-    constant = int(factorisation.intercept)
-    if len(support) + constant == 0:
+def _keep_worst(distance: Array, known: Mask, most: int) -> None:
+    """Set to zero, in place, all but the largest entries of those that are not yet known."""
+    candidates = np.flatnonzero((distance != 0) & ~known)
+    if len(candidates) > most:
+        order = np.argsort(-np.abs(distance[candidates]), kind="stable")
+        distance[candidates[order[most:]]] = 0.0
+
+
+def _usable(output: Output, support: Mask, rows: Mask, stiff: Index) -> bool:
+    """Return whether the system at hand serves these columns and rows, its border not too wide."""
+    system = output.system
+    if system is None or system.damping != output.damping:
         return False
-    hard = None if group.hard is None else group.hard[j]
-    weights, sides = _rows(group, j, Z, cautious)
-    system = _system(factorisation, group, j, support, weights)
-    nu = None if group.nu is None else group.nu[j].copy()
-    group.saved[j] = (V.copy(), float(group.beta[j]), lambda_, nu)
-    columns = system.columns
-    signs = np.where(V[columns] != 0, np.sign(V[columns]), -np.sign(gradient[columns]))
-    zeros = np.zeros(constant)
+    if output.double and system.dtype != np.float64:
+        return False
+    changed = rows != system.rows
+    changed[stiff] = False
+    changes = np.count_nonzero(support != system.in_base) + np.count_nonzero(changed)
+    return bool(changes <= max(BORDER, BORDER_SHARE * system.n_base))
+
+
+def _extend(factorisation: Factorisation, steps: list[tuple[Output, Plan]]) -> None:
+    """Append the columns that enter: their products with X, one product per dtype for all."""
+    for dtype in (np.float32, np.float64):
+        new = []
+        for output, plan in steps:
+            assert output.system is not None
+            if output.system.dtype == dtype and len(columns := output.system.missing(plan.support)):
+                new.append((output.system, columns))
+        if not new:
+            continue
+        blocks = np.concatenate([system.weighted(columns) for system, columns in new])
+        sums = blocks.sum(axis=1, dtype=np.float64)
+        products, first = factorisation.adjoint(blocks, sums), 0
+        for system, columns in new:
+            part = slice(first, first + len(columns))
+            system.append(columns, products[part], sums[part])
+            first = part.stop
+
+
+def _newton(factorisation: Factorisation, output: Output, plan: Plan) -> bool:
+    """Take one Newton step, in place; return whether another sweep may help."""
+    system, V = output.system, output.V
+    assert system is not None
+    columns, constant = system.columns, system.constant
+    zeros, slopes = np.zeros(constant), plan.gradient[columns]
+    signs = np.where(V[columns] != 0, np.sign(V[columns]), -np.sign(slopes))
+    nu = None if output.nu is None else output.nu.copy()
+    output.saved = (V.copy(), output.beta, output.lambda_, nu)
     model = Model(
         system,
-        right=np.append(np.full(constant, imbalance), gradient[columns]),
-        cost=np.append(zeros, penalty[columns] * signs),
+        support=np.append(zeros == 0, plan.support[columns]),
+        rows=plan.rows,
+        right=np.append(np.full(constant, plan.imbalance), slopes),
+        cost=np.append(zeros, output.penalty[columns] * signs),
         start=np.append(zeros, V[columns]),
-        lambda_=lambda_,
-        cautious=cautious,
+        lambda_=output.lambda_,
+        cautious=output.cautious and output.hard is not None,
     )
-    if hard is not None:
-        stiff = np.flatnonzero(sides)
-        ends = np.where(sides[stiff] > 0, group.upper[j, stiff], group.lower[j, stiff])
-        model.add_stiff_rows(stiff, y[stiff], Z[stiff] - ends, np.sign(sides[stiff]))
-    radius = group.epsilon[j] if np.isfinite(group.epsilon[j]) else None
-    step = model.solve(float(group.squares[j, 0]), radius)
+    if len(plan.stiff):
+        model.add_stiff_rows(plan.stiff, output.y[plan.stiff], plan.excess, plan.signs)
+    step = model.solve(output.square, output.epsilon if np.isfinite(output.epsilon) else None)
     if step is None:
         return False
-    group.lambda_[j] = lambda_ + step.change
-    if group.nu is not None:
-        group.nu[j] = 0.0
-        multipliers = model.multipliers(step.delta)
-        group.nu[j, model.stiff] = np.where(multipliers * model.signs > 0, multipliers, 0.0)
+    drops = np.count_nonzero(step.dropped & model.support) / np.count_nonzero(model.support)
+    output.calm = bool(drops <= CALM)
+    output.lambda_ += step.change
+    if output.nu is not None:
+        output.nu[plan.stiff] = 0.0
+        output.tangent_nu = (model.stiff, model.push[:, 1])
+        output.nu[model.stiff] = np.where(model.force * model.signs > 0, model.force, 0.0)
     V[columns] = np.where(step.dropped[constant:], 0.0, V[columns] - step.delta[constant:])
-    group.double[j] |= sweep >= 4
-    group.tangent[j] = 0.0
-    group.tangent[j, columns] = step.tangent[constant:]
+    output.tangent[:] = 0.0
+    output.tangent[columns] = step.tangent[constant:]
     if constant:
-        group.beta[j] -= step.delta[0]
-        group.tangent_beta[j] = step.tangent[0]
+        output.beta -= float(step.delta[0])
+        output.tangent_beta = float(step.tangent[0])
     return True
 
 
-def _rows(group: Group, j: int, Z: Array, cautious: bool) -> tuple[Array, Array]:
-    """Return the rows' weights in the model of output j, and the sides its hard rows press on.
-
-    Ball rows work where matched or outside the box. Hard rows work (as equalities) where they have
-    a multiplier or are violated; a cautious step adds the worst of these alone.
-    """
-    y, fixed = group.y[j], group.lower[j] == group.upper[j]
-    if group.hard is None:
-        return ((y != 0) | fixed).astype(np.float64), np.zeros(0)
-    hard = group.hard[j]
-    weights = ((y != 0) | (fixed & ~hard)).astype(np.float64)
-    excess = Z - np.clip(Z, group.lower[j], group.upper[j])
-    if cautious:
-        worst = np.argmax(np.where(hard & (y == 0), np.abs(excess), 0.0))
-        excess = np.where(np.arange(len(y)) == worst, excess, 0.0)
-    sides = np.where(hard, np.where(y != 0, y, excess), 0.0)
-    weights[sides != 0] = STIFFNESS
-    return weights, sides
-
-
-def _system(
-    factorisation: Factorisation, group: Group, j: int, support: NDArray[np.int64], weights: Array
-) -> WorkingSet:
-    """Return the linear system of output j, kept from the last sweep where there is one."""
-    system = group.systems[j]
-    if system is None or (group.double[j] and system.dtype != np.float64):
-        double = group.hard is not None or group.double[j] or len(support) <= SMALL_SUPPORT
-        system = WorkingSet(factorisation, np.float64 if double else np.float32)
-        group.systems[j] = system
-    system.update(support, weights)
-    system.damp(float(group.damping[j]))
-    return system
-
-
-def _support(
-    V: Array, gradient: Array, penalty: Array, lambda_: float, live: NDArray[np.bool_], enter: bool,
-    most: int | None,
-) -> NDArray[np.int64]:  # fmt: skip
+def _support(output: Output, gradient: Array, live: Mask, enter: bool, most: int | None) -> Mask:
     """Return the working columns: the support, and the worst of those that violate optimality."""
-    inside = (V != 0) | ((penalty == 0) & live)
+    inside = (output.V != 0) | ((output.penalty == 0) & live)
     if enter:
-        excess = np.where(inside, 0.0, np.abs(gradient) - ENTER * lambda_ * penalty)
-        candidates = np.flatnonzero((excess > 0) & live)
+        excess = np.abs(gradient) - ENTER * output.lambda_ * output.penalty
+        candidates = np.flatnonzero((excess > 0) & live & ~inside)
         limit = max(16, int(np.count_nonzero(inside)) // 2) if most is None else most
         if len(candidates) > limit:
             candidates = candidates[np.argsort(-excess[candidates], kind="stable")[:limit]]
         inside[candidates] = True
-    return np.flatnonzero(inside)
+    return inside

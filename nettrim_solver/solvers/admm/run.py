@@ -1,4 +1,4 @@
-"""What the stages of one call share: problem, settings, clock, answers, and the polish's groups.
+"""What the stages of one call share: problem, settings, clock, answers, and the polish's pool.
 
 Everything here is in the scaled coordinates of :mod:`.factorisation`.
 """
@@ -6,7 +6,7 @@ Everything here is in the scaled coordinates of :mod:`.factorisation`.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Executor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ from ...status import Status
 from ...threads import limit_threads
 from .. import Context, Progress, kernels
 from .factorisation import Factorisation
-from .polish import Group, Tolerances, polish
+from .polish import Output, Tolerances, polish
 
 Array = NDArray[np.float64]
 Index = NDArray[np.int64]
@@ -29,9 +29,10 @@ Index = NDArray[np.int64]
 #: Arrays of shape (P, block) that a block may take: five iterate, the others are the polish's.
 ARRAYS = 8
 
-#: Most outputs polished together, enough for efficient products, and their share of a block.
-GROUP = 8
-GROUP_SHARE = 16
+#: Most outputs polished at a time (by one worker), enough for efficient products, and the least
+#: number of outputs in a block for each.
+POOL = 32
+POOL_SHARE = 8
 
 
 @dataclass
@@ -42,6 +43,7 @@ class Answer:
     beta: Array
     tangent: Array
     tangent_beta: Array
+    tangent_nu: list[tuple[Index, Array]]
     lambda_: Array
     rho: Array
     theta: Array
@@ -79,7 +81,8 @@ class Run:
         M, N, P = problem.n_outputs, problem.n_inputs, problem.n_samples
         self.answer = Answer(
             V=np.zeros((M, N)), beta=np.zeros(M), tangent=np.zeros((M, N)),
-            tangent_beta=np.zeros(M), lambda_=np.full(M, np.nan), rho=np.full(M, np.nan),
+            tangent_beta=np.zeros(M), tangent_nu=[(np.zeros(0, dtype=np.int64), np.zeros(0))] * M,
+            lambda_=np.full(M, np.nan), rho=np.full(M, np.nan),
             theta=np.zeros((P, M), order="F"), square=np.zeros(M),
             iterations=np.zeros(M, dtype=np.int64),
             stops=[Status.MAX_ITERATIONS] * M, proved=np.zeros(M, dtype=bool),
@@ -161,115 +164,112 @@ class Run:
         else:
             theta = np.ascontiguousarray(given.theta[:, columns].T)
         rho = np.full(len(columns), np.nan) if given.rho is None else given.rho[columns]
+        rho = np.where(rho > 0, rho, np.nan)
         return V, beta, theta, rho
 
     def polish(
         self, columns: Index, V: Array, beta: Array, multiplier: Array, epsilon: Array | None,
         theta: NDArray[Any], iteration: int,
     ) -> NDArray[np.bool_]:  # fmt: skip
-        """Polish some outputs, group by group; store and return those that were proved."""
+        """Polish some outputs; store and return those that were proved.
+
+        With workers each takes every n-th output, so that the answers do not depend on the clock.
+        """
         tick = time.perf_counter()
-        size = max(1, min(GROUP, len(self.blocks()[0]) // GROUP_SHARE))
-        parts = [slice(start, start + size) for start in range(0, len(columns), size)]
-
-        def work(part: slice) -> Group:
-            radii = None if epsilon is None else epsilon[part]
-            group = self.group(
-                columns[part], V[part], beta[part], multiplier[part], radii, theta[part]
-            )
-            group.tangent = self.answer.tangent[columns[part]]
-            group.tangent_beta = self.answer.tangent_beta[columns[part]]
-            polish(self.factorisation, group, self.tolerances)
-            if epsilon is not None:
-                self._check_idle(columns[part], group, multiplier[part])
-            return group
-
         proved = np.zeros(len(columns), dtype=bool)
-        for part, group in zip(parts, self._map(work, parts), strict=True):
-            proved[part] = group.proved
-            self._store_group(columns[part], group)
-            self.finish(columns[part][group.proved], iteration)
+        width = max(1, min(POOL, len(self.blocks()[0]) // POOL_SHARE))
+
+        def finish(output: Output) -> None:
+            k, j = output.name, columns[output.name]
+            if output.proved and epsilon is not None and not np.isfinite(multiplier[k]):
+                output.proved = self._keeps_idle(j, output)
+            proved[k] = output.proved
+            if output.proved:
+                self._store_output(j, output)
+                self.finish([j], iteration)
+
+        def work(part: range) -> None:
+            outputs = (
+                self.output(
+                    k, columns[k], V[k], beta[k], multiplier[k],
+                    None if epsilon is None else epsilon[k], theta[k],
+                )
+                for k in part
+            )  # fmt: skip
+            polish(self.factorisation, outputs, self.tolerances, width, finish)
+
+        if self.workers is None:
+            work(range(len(columns)))
+        else:
+            # Its systems are small; a threaded BLAS would spend more on waking its threads.
+            n = self.context.n_threads
+            with limit_threads(1):
+                list(self.workers.map(work, [range(t, len(columns), n) for t in range(n)]))
         self.seconds["polish"] += time.perf_counter() - tick
         return proved
 
-    def _map(self, work: Callable[[slice], Group], parts: list[slice]) -> Iterator[Group]:
-        """Run the polish on groups: on all workers, with one BLAS thread each.
+    def _keeps_idle(self, column: int, output: Output) -> bool:
+        """Return whether an output whose ball was left out keeps it after all."""
+        if output.radius == 0:
+            return True
+        lower, upper = self.box([column])
+        Z, shift = self.factorisation.forward(output.V[None])
+        Z += shift[0] + output.beta
+        E = np.where(lower == upper, Z - lower, 0.0) if self.problem.strict else (
+            Z - np.clip(Z, lower, upper)
+        )  # fmt: skip
+        output.square = float(np.sum(np.square(E, where=np.isfinite(E), out=np.zeros_like(E))))
+        excess = np.sqrt(output.square) - output.radius
+        return bool(excess <= self.tolerances.feas * output.scale)
 
-        Its systems are small; a threaded BLAS would spend more on waking its threads than on them.
-        """
-        if self.workers is None:
-            yield from map(work, parts)
-            return
-        n = self.context.n_threads
-        with limit_threads(1):
-            # As many at a time as there are workers: groups in waiting would hold memory.
-            for start in range(0, len(parts), n):
-                yield from self.workers.map(work, parts[start : start + n])
-
-    def _check_idle(self, columns: Index, group: Group, multiplier: Array) -> None:
-        """Withdraw the proof of outputs whose ball was left out but is not kept after all."""
-        idle = np.flatnonzero(~np.isfinite(multiplier) & group.proved & (group.radius > 0))
-        if len(idle) == 0:
-            return
-        lower, upper = self.box(columns[idle])
-        Z, shift = self.factorisation.forward(group.V[idle])
-        Z += (shift + group.beta[idle])[:, None]
-        E = (
-            np.where(lower == upper, Z - lower, 0.0)
-            if self.problem.strict
-            else (Z - np.clip(Z, lower, upper))
-        )
-        group.squares[idle, 0] = np.sum(np.square(E, where=np.isfinite(E), out=np.zeros_like(E)), 1)
-        excess = np.sqrt(group.squares[idle, 0]) - group.radius[idle]
-        group.proved[idle] = excess <= self.tolerances.feas * group.scale[idle]
-
-    def group(
-        self, columns: Index, V: Array, beta: Array, multiplier: Array, epsilon: Array | None,
-        theta: NDArray[Any],
-    ) -> Group:  # fmt: skip
-        """Build the polish's view of some outputs."""
-        lower, upper = self.box(columns)
-        target = self.problem.target_norms[columns]
+    def output(
+        self, name: int, column: int, V: Array, beta: float, multiplier: float,
+        epsilon: float | None, theta: NDArray[Any],
+    ) -> Output:  # fmt: skip
+        """Build the polish's view of an output."""
+        lower, upper = (end[0] for end in self.box([column]))
+        target = float(self.problem.target_norms[column])
         scale = target
         if self.problem.joint:
             # The outputs share the radius that their violations are measured against.
-            share = self.problem.epsilon / np.sqrt(self.problem.n_outputs)
-            scale = np.maximum(share, RADIUS_FLOOR * target)
+            share = float(self.problem.epsilon) / np.sqrt(self.problem.n_outputs)  # type: ignore[arg-type]
+            scale = max(share, RADIUS_FLOOR * target)
         hard = lower < upper if self.problem.strict else None
-        radius = equality = np.full(len(columns), np.inf)
+        radius = equality = np.inf
         if epsilon is not None:
-            radius, scale = epsilon, np.maximum(epsilon, RADIUS_FLOOR * target)
-            point = epsilon == 0
-            if point.any():
-                hard = point[:, None] | (False if hard is None else hard)
-                hard = np.broadcast_to(hard, lower.shape)
+            radius = equality = float(epsilon)
+            scale = max(radius, RADIUS_FLOOR * target)
+            point, idle = radius == 0, not np.isfinite(multiplier)
             # Without a force on the ball its rows are free here (and looked at afterwards), or they
             # are hard when the ball is a point; lambda is then only the unit of the multipliers.
-            idle = ~np.isfinite(multiplier) & ~point
-            free = idle[:, None] & (lower == upper)
-            lower, upper = np.where(free, -np.inf, lower), np.where(free, np.inf, upper)
-            equality = np.where(point | idle, np.inf, epsilon)
-            usable = np.isfinite(multiplier) & (multiplier > 0) & ~point
-            multiplier = np.where(usable, multiplier, self.natural[columns])
-        nu = None
-        if hard is not None:
-            nu = np.where(hard, multiplier[:, None] * theta, 0.0)
-        return Group(
-            lower=lower, upper=upper, penalty=self.penalty(columns), epsilon=equality,
-            radius=radius, scale=scale,
-            hard=hard, V=V.copy(), beta=beta.copy(), lambda_=multiplier.copy(), nu=nu,
+            if point:
+                hard = np.ones(len(lower), dtype=bool)
+            elif idle:
+                free = lower == upper
+                lower, upper = np.where(free, -np.inf, lower), np.where(free, np.inf, upper)
+            if point or idle:
+                equality = np.inf
+            if point or idle or multiplier <= 0:
+                multiplier = float(self.natural[column])
+        return Output(
+            name=name, lower=lower, upper=upper, penalty=self.penalty([column])[0],
+            epsilon=equality, radius=radius, scale=scale, hard=hard, V=V.copy(), beta=float(beta),
+            lambda_=float(multiplier),
+            nu=None if hard is None else np.where(hard, multiplier * theta, 0.0),
+            tangent=self.answer.tangent[column].copy(),
+            tangent_beta=float(self.answer.tangent_beta[column]),
+            tangent_nu=self.answer.tangent_nu[column],
         )  # fmt: skip
 
-    def _store_group(self, columns: Index, group: Group) -> None:
-        answer, done = self.answer, group.proved
-        kept = columns[done]
-        answer.V[kept], answer.beta[kept] = group.V[done], group.beta[done]
-        answer.tangent[kept] = group.tangent[done]
-        answer.tangent_beta[kept] = group.tangent_beta[done]
-        answer.lambda_[kept], answer.square[kept] = group.lambda_[done], group.squares[done, 0]
-        answer.theta[:, kept] = (group.y[done] / group.lambda_[done, None]).T
+    def _store_output(self, j: int, output: Output) -> None:
+        answer = self.answer
+        answer.V[j], answer.beta[j] = output.V, output.beta
+        answer.tangent[j], answer.tangent_beta[j] = output.tangent, output.tangent_beta
+        answer.tangent_nu[j] = output.tangent_nu
+        answer.lambda_[j], answer.square[j] = output.lambda_, output.square
+        answer.theta[:, j] = output.y / output.lambda_
 
-    def finish(self, columns: Index, iteration: int) -> None:
+    def finish(self, columns: Any, iteration: int) -> None:
         """Count outputs as proved."""
         self.answer.proved[columns] = True
         self.answer.iterations[columns] += iteration

@@ -35,7 +35,11 @@ STEADY = 60
 #: First iteration at which the polish may be tried, and the share of the support that may have
 #: changed since the last check.
 FIRST_POLISH = 20
-SETTLED = 0.025
+SETTLED = 0.04
+
+#: Share of the outputs that must have settled before a joint estimate is handed over: pooled, and
+#: strict, where the polish wants a better start.
+JOINT_SETTLED = (0.75, 0.95)
 
 #: Iterations after which float32 iterates are continued in float64.
 SINGLE_ITERATIONS = 150
@@ -225,7 +229,7 @@ def _check(
         if _suspects(run, columns, block, watch, theta, iteration).any():
             if refute(run, columns, block.epsilon).any():
                 return np.zeros(len(columns), dtype=bool)
-        done = iteration >= FIRST_POLISH and settled.mean() > 0.9
+        done = iteration >= FIRST_POLISH and settled.mean() > JOINT_SETTLED[run.problem.strict]
         if done or iteration >= run.settings.max_iter:
             _store(run, columns, block, iteration)
             return np.zeros(len(columns), dtype=bool)
@@ -281,12 +285,15 @@ def _store(run: Run, columns: Index, block: Block, iteration: int) -> None:
     if len(columns) == 0 or len(block.V) == 0:
         return
     answer = run.answer
+    # An interrupt in the polish leaves outputs in the block that are proved already.
+    left = ~answer.proved[columns]
+    kept = columns[left]
     theta = block.measure()[0]
     V, beta = block.estimate()
-    answer.V[columns], answer.beta[columns] = V, beta
-    answer.lambda_[columns], answer.rho[columns] = block.multiplier, block.rho
-    answer.theta[:, columns] = theta.T
-    answer.iterations[columns] += iteration
+    answer.V[kept], answer.beta[kept] = V[left], beta[left]
+    answer.lambda_[kept], answer.rho[kept] = block.multiplier[left], block.rho[left]
+    answer.theta[:, kept] = theta[left].T
+    answer.iterations[kept] += iteration
 
 
 def _measure(block: Block, watch: Watch) -> NDArray[Any]:

@@ -1,9 +1,32 @@
-r"""The linear system of one output's working set, kept from one Newton step to the next.
+r"""The linear system of one output's working set: one factor, and a border for what changes.
 
-:math:`H = \tilde X_{AT}^T R \tilde X_{AT}` over working rows A with weights R and working
-columns T, the intercept's column first. Between steps few rows and columns change, so H is updated
-by what changed and made anew only when that is much. H may be float32: it is a preconditioner, the
-conditions themselves being evaluated in float64 (:mod:`.polish`).
+A *base*, working rows A and working columns T, is factorised once (Cholesky),
+
+.. math:: H_0 = \tilde X_{AT}^T \tilde X_{AT} ,
+
+the intercept's column first. Every later change of the system is a row and a column of a border:
+an input that enters (:math:`b = \tilde X_{AT}^T \tilde x_{A,new}`), a sample whose weight changes
+by w (:math:`b = \tilde x_p`, with :math:`-1/w` on the diagonal), an entry that is held (a unit
+vector, with zero on the diagonal):
+
+.. math::
+
+    \begin{pmatrix} H_0 & B \\ B^T & D \end{pmatrix} \begin{pmatrix} x \\ z \end{pmatrix}
+    = \begin{pmatrix} f \\ g \end{pmatrix}, \qquad
+    (D - B^T H_0^{-1} B)\, z = g - B^T H_0^{-1} f, \qquad x = H_0^{-1} (f - B z) .
+
+What depends on the base alone (:math:`b`, :math:`H_0^{-1} b` and their products) is kept, so a
+change of the pattern costs one solution with the factor the first time and a small dense system
+from then on. A border of many changes is dearer than a new base, which the caller decides.
+
+The factor may be float32: it is a preconditioner, the conditions themselves being evaluated in
+float64 (:mod:`.polish`).
+
+References
+----------
+Bisschop, Meeraus, *Matrix augmentation and partitioning in the updating of the basis inverse*,
+Math. Programming 13 (1977); Gill, Murray, Saunders, Wright, *A Schur-complement method for sparse
+quadratic programming*, in Reliable Numerical Computation (1990).
 """
 
 from __future__ import annotations
@@ -20,172 +43,231 @@ from .factorisation import Factorisation
 
 Array = NDArray[np.float64]
 Index = NDArray[np.int64]
+Mask = NDArray[np.bool_]
 
 #: Ridge on H, relative to its diagonal: keeps dependent columns solvable, and slows only the
 #: directions that are flatter than itself. It grows by RIDGE_GROWTH until H is definite.
-RIDGE = {np.dtype(np.float32): 2e-6, np.dtype(np.float64): 1e-13}
+RIDGE = {np.dtype(np.float32): 2e-7, np.dtype(np.float64): 1e-13}
 RIDGE_GROWTH = 30.0
-
-#: Share of the rows or columns whose change makes an update dearer than a new H.
-UPDATE = 0.3
-
-#: Share of the columns that may be held fixed on an existing factor; beyond, H is cut down.
-FIXED = 0.1
 
 
 class WorkingSet:
-    """H of one output, its columns, its row weights, and its Cholesky factor.
+    """A base of working rows and columns, factorised, with a border that grows.
+
+    The variables are the intercept (if any), the base's columns, and the columns appended since.
 
     Parameters
     ----------
     factorisation : Factorisation
-    dtype : dtype of H, float32 or float64
+    columns : ndarray of int
+        The base's inputs, ascending.
+    rows : ndarray of bool, shape (n_samples,)
+        The base's samples.
+    dtype : dtype of the factor, float32 or float64
+    damping : float
+        Proximal term of the steps, relative to the diagonal of H.
+
+    Attributes
+    ----------
+    columns : ndarray of int
+        Inputs of the variables behind the intercept's.
+    ridge : ndarray
+        What was added to the diagonal of H, per variable.
+    defined : bool
+        Whether the base could be factorised.
     """
 
-    def __init__(self, factorisation: Factorisation, dtype: Any) -> None:
-        self.factorisation = factorisation
-        self.dtype = np.dtype(dtype)
-        self.columns = np.zeros(0, dtype=np.int64)
-        self.weights = np.zeros(factorisation.n_samples)
-        self.H: NDArray[Any] | None = None
-        self.factor: NDArray[Any] | None = None
-        self.damping = 0.0
+    def __init__(
+        self, factorisation: Factorisation, columns: Index, rows: Mask, dtype: Any,
+        damping: float = 0.0,
+    ) -> None:  # fmt: skip
+        self.factorisation, self.dtype, self.damping = factorisation, np.dtype(dtype), damping
+        self.constant = int(factorisation.intercept)
+        self.columns, self.rows = columns, rows
+        self.n_base = len(columns) + self.constant
+        self.in_base = np.zeros(factorisation.n_inputs, dtype=bool)
+        self.in_base[columns] = True
+        self.ridge = np.zeros(self.n_base)
+        single = self.dtype == np.float32
+        self._potrf = la.lapack.spotrf if single else la.lapack.dpotrf
+        self._trsv = la.blas.strsv if single else la.blas.dtrsv
+        self._potrs = la.lapack.spotrs if single else la.lapack.dpotrs
+        self.defined = self.n_base > 0 and self._factorise()
+        # The border: b and H_0^-1 b a row each, D - B^T H_0^-1 B, and where each change is.
+        self._vectors = np.zeros((0, self.n_base), dtype=self.dtype)
+        self._solved, self._schur = self._vectors, np.zeros((0, 0))
+        self._column_keys = np.zeros(0, dtype=np.int64)
+        self._row_keys: dict[int, int] = {}
+        self._held_keys: dict[int, int] = {}
 
-    def update(self, columns: Index, weights: Array) -> None:
-        """Bring H to these columns (a set) and row weights; ``self.columns`` gives their order."""
-        changed = np.flatnonzero(weights != self.weights)
-        kept = np.isin(self.columns, columns, assume_unique=True)
-        new = np.setdiff1d(columns, self.columns, assume_unique=True)
-        most_rows = UPDATE * np.count_nonzero(weights)
-        if self.H is None or len(new) > UPDATE * len(columns) or len(changed) > most_rows:
-            self.columns, self.weights = np.sort(columns), weights.copy()
-            self.H, self.factor = self._build(), None
-            return
-        if not kept.all():
-            self.cut(np.append(np.ones(self._constant, dtype=bool), kept))
-        if len(changed):
-            self._change_rows(changed, weights)
+    def __len__(self) -> int:
+        """Return the number of variables."""
+        return len(self.columns) + self.constant
+
+    def missing(self, columns: Mask) -> Index:
+        """Return which of these inputs (a mask) are no variables yet."""
+        new = columns & ~self.in_base
+        new[self.columns[self.n_base - self.constant :]] = False
+        return np.flatnonzero(new)
+
+    def weighted(self, columns: Index) -> NDArray[Any]:
+        """Return inputs on the base's rows, zero elsewhere: shape (k, n_samples)."""
+        every = np.arange(self.factorisation.n_samples)
+        block = gather(self.factorisation, every, columns, self.dtype)[:, self.constant :]
+        return np.ascontiguousarray((block * self.rows[:, None]).T)
+
+    def append(self, columns: Index, products: NDArray[Any], sums: Array) -> None:
+        """Append inputs as variables.
+
+        Parameters
+        ----------
+        columns : ndarray of int, shape (k,)
+        products : ndarray of shape (k, n_inputs)
+            ``X~^T`` times :meth:`weighted` of these columns.
+        sums : ndarray of shape (k,)
+            Row sums of :meth:`weighted`.
+        """
+        k, old = len(columns), self.columns[: self.n_base - self.constant]
+        vectors = products[:, old]
+        if self.constant:
+            vectors = np.column_stack([sums, vectors])
+        self.columns = np.append(self.columns, columns)
+        keys = len(self._vectors) + np.arange(k)
+        cross = np.zeros((len(self._vectors) + k, k))
+        self._column_keys = np.append(self._column_keys, keys)
+        new = products[:, self.columns[self.n_base - self.constant :]].astype(np.float64)
+        new[:, -k:] = 0.5 * (new[:, -k:] + new[:, -k:].T)
+        diagonal = np.maximum(new[np.arange(k), new.shape[1] - k + np.arange(k)], 0.0)
+        ridge = max(RIDGE[self.dtype], self.damping) * np.maximum(diagonal, self._level)
+        new[np.arange(k), new.shape[1] - k + np.arange(k)] += ridge
+        cross[self._column_keys] = new.T
+        if self._row_keys:
+            rows = np.fromiter(self._row_keys, dtype=np.int64)
+            at = np.fromiter(self._row_keys.values(), dtype=np.int64)
+            cross[at] = gather(self.factorisation, rows, columns, np.float64)[:, self.constant :]
+        self.ridge = np.append(self.ridge, ridge)
+        self._grow(vectors, cross)
+
+    def row_keys(self, rows: Index) -> Index:
+        """Return the places of samples in the border."""
+        new = np.array([p for p in rows.tolist() if p not in self._row_keys], dtype=np.int64)
         if len(new):
-            self._append(new)
+            block = gather(self.factorisation, new, self.columns, self.dtype)
+            first = len(self._vectors)
+            self._row_keys.update(zip(new.tolist(), range(first, first + len(new)), strict=True))
+            cross = np.zeros((first + len(new), len(new)))
+            cross[self._column_keys] = block[:, self.n_base :].T
+            self._grow(block[:, : self.n_base], cross)
+        return np.array([self._row_keys[p] for p in rows.tolist()], dtype=np.int64)
 
-    def damp(self, damping: float) -> None:
-        """Set the proximal term of the steps, relative to the diagonal of H."""
-        if damping != self.damping:
-            self.damping, self.factor = damping, None
+    def held_keys(self, variables: Index) -> Index:
+        """Return the places of held variables in the border."""
+        new = np.array([i for i in variables.tolist() if i not in self._held_keys], dtype=np.int64)
+        if len(new):
+            first, k = len(self._vectors), np.arange(len(new))
+            self._held_keys.update(zip(new.tolist(), range(first, first + len(new)), strict=True))
+            vectors = np.zeros((len(new), self.n_base), dtype=self.dtype)
+            cross = np.zeros((first + len(new), len(new)))
+            base = new < self.n_base
+            vectors[k[base], new[base]] = 1
+            cross[self._column_keys[new[~base] - self.n_base], k[~base]] = 1
+            self._grow(vectors, cross)
+        return np.array([self._held_keys[i] for i in variables.tolist()], dtype=np.int64)
 
-    def restricted(self, keep: NDArray[np.bool_]) -> WorkingSet:
-        """Return the working set of these columns alone, without changing this one."""
-        other = WorkingSet(self.factorisation, self.dtype)
-        other.columns, other.weights, other.H = self.columns, self.weights, self.H
-        other.damping = self.damping
-        other.cut(keep)
-        return other
+    def column_keys(self, variables: Index) -> Index:
+        """Return the places of appended variables in the border."""
+        return self._column_keys[variables - self.n_base]
 
-    def set_rows(self, rows: Index, weight: float) -> None:
-        """Give some rows another weight."""
-        weights = self.weights.copy()
-        weights[rows] = weight
-        self._change_rows(rows, weights)
+    def base_solution(self, right: Array) -> NDArray[Any]:
+        """Return ``H_0^-1`` times the base's part of right sides, shape (n, k)."""
+        # Two triangular solutions a column: for few columns faster than LAPACK's blocked ones.
+        part = right[: self.n_base].astype(self.dtype, order="F")
+        for k in range(part.shape[1]):
+            half = self._trsv(self.factor, part[:, k], lower=1, overwrite_x=1)
+            part[:, k] = self._trsv(self.factor, half, lower=1, trans=1, overwrite_x=1)
+        return part
 
-    def cut(self, keep: NDArray[np.bool_]) -> None:
-        """Keep only these rows and columns of H (a mask that counts the intercept's first)."""
-        assert self.H is not None
-        chosen = np.flatnonzero(keep)
-        H = np.zeros((len(chosen), len(chosen)), dtype=self.dtype, order="F")
-        kernels.submatrix(self.H, chosen, H, 0)
-        self.columns = self.columns[keep[self._constant :]]
-        self.H, self.factor = H, None
+    def solve(
+        self, base: NDArray[Any], keys: Index, diagonal: Array, values: Array, active: Index
+    ) -> tuple[Array, Array]:
+        """Solve the bordered system.
 
-    def product(self, x: Array) -> Array:
-        """Return ``H @ x`` as float64."""
-        symv = la.blas.ssymv if self.dtype == np.float32 else la.blas.dsymv
-        return np.asarray(symv(1.0, self.H, x.astype(self.dtype), lower=1), dtype=np.float64)
+        Parameters
+        ----------
+        base : ndarray of shape (n_base, k)
+            From :meth:`base_solution`.
+        keys : ndarray of int, shape (b,)
+            The border's places in use; first those of the appended variables.
+        diagonal : ndarray of shape (b,)
+            Added to their diagonal.
+        values : ndarray of shape (b, k)
+            Their right sides.
+        active : ndarray of int
+            The appended variables in use, in the order of `keys`.
 
-    def factorise(self) -> bool:
-        """Factorise H where that is not done; return whether it could be."""
-        assert self.H is not None
-        if self.factor is not None:
-            return True
-        potrf = la.lapack.spotrf if self.dtype == np.float32 else la.lapack.dpotrf
-        diagonal = np.diag_indices_from(self.H)
-        original = self.H[diagonal].copy()
-        if not (np.isfinite(original).all() and original.max() > 0):
-            return False
+        Returns
+        -------
+        x : ndarray of shape (n, k)
+            Zero for appended variables that are not in use.
+        z : ndarray of shape (b, k)
+        """
+        x = np.zeros((len(self), base.shape[1]))
+        if len(keys) == 0:
+            x[: self.n_base] = base
+            return x, np.zeros((0, base.shape[1]))
+        schur = self._schur[np.ix_(keys, keys)]
+        schur[np.diag_indices(len(keys))] += diagonal
+        z = np.linalg.solve(schur, values - (self._vectors @ base)[keys])
+        full = np.zeros((len(self._vectors), base.shape[1]), dtype=self.dtype)
+        full[keys] = z
+        x[: self.n_base] = base - self._solved.T @ full
+        x[active] = z[: len(active)]
+        return x, z
+
+    def _grow(self, vectors: NDArray[Any], cross: Array) -> None:
+        """Add vectors b to the border; `cross` holds their column of the whole border."""
+        old = len(self._vectors)
+        vectors = np.ascontiguousarray(vectors, dtype=self.dtype)
+        solved = np.ascontiguousarray(self._potrs(self.factor, vectors.T, lower=1)[0].T)
+        self._vectors = np.concatenate([self._vectors, vectors])
+        self._solved = np.concatenate([self._solved, solved])
+        block = cross - self._vectors @ solved.T
+        schur = np.empty((len(block), len(block)))
+        schur[:old, :old], schur[:, old:], schur[old:, :old] = self._schur, block, block[:old].T
+        self._schur = schur
+
+    def _factorise(self) -> bool:
+        """Factorise H_0 with the least ridge that makes it definite; return whether one does."""
         ridge = max(RIDGE[self.dtype], self.damping)
-        scale = np.maximum(original, original.mean())
         for _ in range(6):
-            regular = self.H.copy(order="F")
-            regular[diagonal] += (ridge * scale).astype(self.dtype)
-            factor, info = potrf(regular, lower=1, clean=0, overwrite_a=1)
+            H = self._build()
+            diagonal = np.diag_indices_from(H)
+            original = H[diagonal].astype(np.float64)
+            self._level = float(original.mean())
+            if not (np.isfinite(original).all() and original.max() > 0):
+                return False
+            self.ridge = ridge * np.maximum(original, self._level)
+            H[diagonal] = original + self.ridge
+            self.factor, info = self._potrf(H, lower=1, clean=0, overwrite_a=1)
             if info == 0:
-                self.factor = factor
                 return True
             ridge *= RIDGE_GROWTH
         return False
 
-    def solve(self, right: Array, fixed: NDArray[np.bool_], values: Array) -> Array:
-        """Solve ``H x = right`` with ``x = values`` on the fixed entries (H factorised).
-
-        Returns one solution per column of `right`, shape (n, k); `values` has that shape, too.
-        """
-        potrs = la.lapack.spotrs if self.dtype == np.float32 else la.lapack.dpotrs
-        x = potrs(self.factor, right.astype(self.dtype), lower=1)[0].astype(np.float64)
-        if fixed.any():
-            # The multipliers of the fixed entries, from the Schur complement.
-            where = np.flatnonzero(fixed)
-            units = np.zeros((len(fixed), len(where)), dtype=self.dtype, order="F")
-            units[where, np.arange(len(where))] = 1
-            reach = potrs(self.factor, units, lower=1)[0].astype(np.float64)
-            x += reach @ np.linalg.solve(reach[where], values[where] - x[where])
-            x[where] = values[where]
-        return x
-
-    @property
-    def _constant(self) -> int:
-        return int(self.factorisation.intercept)
-
     def _build(self) -> NDArray[Any]:
-        """Return H from all working rows, or from the Gram matrix less the idle ones, if fewer."""
-        f, constant = self.factorisation, self._constant
-        n = len(self.columns) + constant
-        working = np.flatnonzero(self.weights)
+        """Return H_0 from the base's rows, or from the Gram matrix less the others, if fewer."""
+        f, constant = self.factorisation, self.constant
+        working = np.flatnonzero(self.rows)
         idle = f.n_samples - len(working)
-        plain = bool(np.all(self.weights[working] == 1.0))
-        if f.gram is None or not plain or idle >= len(working):
-            block = gather(f, working, self.columns, self.dtype)
-            if not plain:
-                block *= np.sqrt(self.weights[working])[:, None].astype(self.dtype)
-            return self._syrk(1.0, block)
-        H = np.zeros((n, n), dtype=self.dtype, order="F")
+        if f.gram is None or idle >= len(working):
+            return self._syrk(1.0, gather(f, working, self.columns, self.dtype))
+        H = np.zeros((self.n_base, self.n_base), dtype=self.dtype, order="F")
         kernels.submatrix(f.gram, self.columns, H, constant)
         if constant:
             H[0, 0] = f.n_samples
         if idle == 0:
             return H
-        rows = np.flatnonzero(self.weights == 0)
-        return self._syrk(-1.0, gather(f, rows, self.columns, self.dtype), H)
-
-    def _change_rows(self, changed: Index, weights: Array) -> None:
-        difference = weights[changed] - self.weights[changed]
-        for sign in (1.0, -1.0):
-            some = sign * difference > 0
-            if some.any():
-                block = gather(self.factorisation, changed[some], self.columns, self.dtype)
-                block *= np.sqrt(np.abs(difference[some]))[:, None].astype(self.dtype)
-                self.H = self._syrk(sign, block, self.H)
-        self.weights, self.factor = weights.copy(), None
-
-    def _append(self, new: Index) -> None:
-        """Append columns: their products with all working columns."""
-        assert self.H is not None
-        n, k = len(self.H), len(new)
-        working = np.flatnonzero(self.weights)
-        block = gather(self.factorisation, working, np.append(self.columns, new), self.dtype)
-        right = block[:, n:] * self.weights[working][:, None].astype(self.dtype)
-        H = np.zeros((n + k, n + k), dtype=self.dtype, order="F")
-        H[:n, :n] = self.H
-        H[n:] = right.T @ block
-        self.columns, self.H, self.factor = np.append(self.columns, new), H, None
+        return self._syrk(-1.0, gather(f, np.flatnonzero(~self.rows), self.columns, self.dtype), H)
 
     def _syrk(
         self, sign: float, block: NDArray[Any], H: NDArray[Any] | None = None
