@@ -20,12 +20,13 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from nettrim_solver import available_solvers, compare
+from nettrim_solver import Problem, Solution, available_solvers, compare, solve
+from nettrim_solver.budget import solve_for_sparsity
 from nettrim_solver.comparison import Row
 from nettrim_solver.solvers import SOLVERS
 
@@ -42,11 +43,11 @@ SPARSITIES = (0.5, 0.7, 0.9)
 #: Methods whose supports are worth the swaps.
 SWAPPED = ("exact_obs", "alps")
 
-#: Reweighting rounds of Net-Trim.
-ROUNDS = 4
+#: The stages of Net-Trim, each of which begins where the one before ended.
+STAGES = ("net-trim l1", "net-trim l0")
 
 #: Methods whose published code has a damping of its own, which their defaults are.
-OWN_DAMPING = ("alps", "admm_mask", "sparsegpt")
+OWN_DAMPING = ("alps", "l0", "admm_mask", "sparsegpt")
 
 #: Published damping of L-OBS, on X'X / P; for inputs of norm near one it means as much here.
 OBS_DAMPING = 1e-6
@@ -182,10 +183,11 @@ def run_layer(layer: Layer, memory: bool) -> dict[str, Any]:
     plain = [name for name in pruners if name not in SWAPPED]
     swapped = [name for name in SWAPPED if name in pruners]
     targets = ["linear", "box"] if layer.box else ["linear"]
+    net_trim = NetTrim()
     rows = [
         *rows_of(layer, plain, refit="linear"),
         *rows_of(layer, swapped, refit=targets, swaps=targets),
-        *rows_of(layer, ["admm"], refit=targets, swaps=targets),
+        *net_trim.with_all_seconds(rows_of(layer, net_trim.stages(), refit=targets, swaps=targets)),
     ]
     if memory:
         rows = with_memory(layer, rows)
@@ -203,7 +205,42 @@ def run_layer(layer: Layer, memory: bool) -> dict[str, Any]:
     }
 
 
-def rows_of(layer: Layer, solvers: list[str], **refinements: Any) -> list[Row]:
+class NetTrim:
+    """Net-Trim stage by stage: the l1 norm, l1 weights of its own, the count of the nonzeros."""
+
+    def __init__(self) -> None:
+        self.answers: dict[float, tuple[Solution, float]] = {}
+
+    def stages(self) -> dict[str, Any]:
+        """Return the functions that :func:`compare` calls, by the names of the rows."""
+        return dict(zip(STAGES, (self.l1, self.l0), strict=True))
+
+    def l1(self, problem: Problem, sparsity: float, start: Solution | None) -> Solution:
+        """Return the answer of the convex program with equal l1 weights."""
+        return self.kept(sparsity, lambda: solve_for_sparsity(problem, sparsity, warm_start=start))
+
+    def l0(self, problem: Problem, sparsity: float, start: Solution | None) -> Solution:
+        """Return the answer to the count in place of the l1 norm, from the convex one."""
+        return solve(problem, "l0", sparsity=sparsity, warm_start=self.answers[sparsity][0])
+
+    def kept(self, sparsity: float, call: Callable[[], Solution]) -> Solution:
+        """Return an answer, and keep it with its seconds for the stage that begins there."""
+        started = time.perf_counter()
+        answer = call()
+        self.answers[sparsity] = answer, time.perf_counter() - started
+        return answer
+
+    def with_all_seconds(self, rows: Iterable[Row]) -> list[Row]:
+        """Return the rows with the seconds of the whole way."""
+        return [
+            replace(row, seconds=row.seconds + self.answers[row.sparsity][1])
+            if row.solver == STAGES[-1] and row.seconds is not None
+            else row
+            for row in rows
+        ]
+
+
+def rows_of(layer: Layer, solvers: Any, **refinements: Any) -> list[Row]:
     """Return the rows of some solvers."""
     found = compare(
         layer.problem, solvers=solvers, sparsities=SPARSITIES, accuracy=layer.accuracy,
@@ -217,17 +254,19 @@ def settings_of(layer: Layer, solvers: Iterable[str], refinements: Iterable[str]
     """Return the options that make the runs those of the figures beside them."""
     if layer.damping is None:
         return {"obs": {"damping": OBS_DAMPING}} if "obs" in solvers else {}
-    names = [name for name in solvers if not SOLVERS[name].convex and name not in OWN_DAMPING]
+    names = [name for name in solvers if name in SOLVERS and name not in OWN_DAMPING]
     names += [name for name in ("refit", "swaps") if name in refinements]
     return {name: {"damping": layer.damping} for name in names}
 
 
 def with_memory(layer: Layer, rows: list[Row]) -> list[Row]:
     """Return the rows with the peak of each solver at the first sparsity, measured apart."""
-    solvers = list(dict.fromkeys(row.solver for row in rows))
+    solvers = [name for name in dict.fromkeys(row.solver for row in rows) if name in SOLVERS]
+    solvers.append("admm")
     found = compare(
         layer.problem, solvers=solvers, sparsities=SPARSITIES[:1], n_threads=1,
-        settings=settings_of(layer, solvers, ()), measure_memory=True,
+        settings=settings_of(layer, solvers[:-1], ()), measure_memory=True,
     )  # fmt: skip
     peaks = {(row.label, row.sparsity): row.peak_memory for row in found.rows}
+    peaks[STAGES[0], SPARSITIES[0]] = peaks["admm", SPARSITIES[0]]
     return [replace(row, peak_memory=peaks.get((row.label, row.sparsity))) for row in rows]

@@ -52,8 +52,8 @@ KNOWN: dict[str, dict[str, Known]] = {
         "sparsegpt+refit": Known((0.1042, 0.2270, 0.5473)),
         "exact_obs+swaps": Known((0.0802, 0.1524, 0.3244), seconds=10.8),
         "alps+swaps": Known((0.0801, 0.1522, 0.3242), seconds=5.9),
-        "admm+refit": Known((0.1337, 0.2463, 0.4754), seconds=4.1),
-        "admm+reweighted+refit": Known((0.0866, 0.1662, 0.3528), seconds=33.0),
+        "net-trim l1+refit": Known((0.1337, 0.2463, 0.4754), seconds=4.1),
+        "net-trim reweighted+refit": Known((0.0866, 0.1662, 0.3528), seconds=33.0),
     },
     "b": {
         "magnitude": Known((0.2657, 0.4671, 0.7555)),
@@ -72,8 +72,8 @@ KNOWN: dict[str, dict[str, Known]] = {
         "sparsegpt+refit": Known((0.1000, 0.2140, 0.4876)),
         "exact_obs+swaps": Known((0.0785, 0.1486, 0.3098)),
         "alps+swaps": Known((0.0785, 0.1484, 0.3095)),
-        "admm+refit": Known((0.1285, 0.2322, 0.4467)),
-        "admm+reweighted+refit": Known((0.0846, 0.1621, 0.3374)),
+        "net-trim l1+refit": Known((0.1285, 0.2322, 0.4467)),
+        "net-trim reweighted+refit": Known((0.0846, 0.1621, 0.3374)),
     },
     "c": {
         "magnitude": Known((0.2680, 0.4635, 0.7429), heldout=(0.2689, 0.4649, 0.7457)),

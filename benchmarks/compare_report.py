@@ -41,12 +41,14 @@ DRAWN = {
     "alps": ("C0", "--"),
     "exact_obs": ("C2", "--"),
     "exact_obs+swaps": ("C2", "-"),
-    "admm+refit": ("C3", ":"),
-    "admm+reweighted+refit": ("C3", "--"),
-    "admm+reweighted+swaps": ("C3", "-"),
+    "net-trim l1+refit": ("C3", ":"),
+    "net-trim reweighted+refit": ("C3", "-."),
+    "net-trim l0": ("C3", "--"),
+    "net-trim l0+swaps": ("C3", "-"),
 }
 
-MEGABYTE = 1e6
+#: Whose code gave known figures, in words.
+WHOSE = {"authors": "the authors'", "prototype": "the prototype's"}
 
 
 def label_of(row: dict[str, Any]) -> str:
@@ -112,7 +114,7 @@ def beside_known(key: str, case: dict[str, Any]) -> Iterator[dict[str, Any]]:
     for name, known in KNOWN[case["case"]].items():
         if name in ours:
             for what, ratio in ratios(ours[name], known).items():
-                yield _verdict(f"{key}: {name}, {what} over {known.code}'s", wanted, ratio)
+                yield _verdict(f"{key}: {name}, {what} over {WHOSE[known.code]}", wanted, ratio)
 
 
 def ratios(rows: list[dict[str, Any]], known: Known) -> dict[str, float]:
@@ -135,7 +137,7 @@ def seconds_of(ours: dict[str, list[dict[str, Any]]]) -> Iterator[dict[str, Any]
     for name, known in KNOWN["a"].items():
         if name in ours and known.seconds is not None and known.code == "authors":
             ratio = number(ours[name][0]["seconds"]) / known.seconds
-            yield _verdict(f"a: {name}, seconds over authors'", WANTED_SECONDS, ratio)
+            yield _verdict(f"a: {name}, seconds over the authors'", WANTED_SECONDS, ratio)
 
 
 def _verdict(
@@ -156,12 +158,12 @@ def number(value: Any) -> float:
 
 
 def grid(
-    key: str, case: dict[str, Any], layer: dict[str, Any]
+    case: dict[str, Any], layer: dict[str, Any], figures: bool
 ) -> tuple[list[str], list[list[str]]]:
-    """Return head and cells of a layer's table."""
+    """Return head and cells of a layer's table, with the known figures where they belong."""
     if "timed" in layer:
         return timed_grid(layer)
-    known = KNOWN.get(case["case"], {})
+    known = KNOWN.get(case["case"], {}) if figures else {}
     ours = methods(layer)
     levels = sorted({row["sparsity"] for row in layer["rows"]})
     errors = [layer["metric"], f"heldout_{layer['metric']}"]
@@ -231,7 +233,7 @@ def describe(result: dict[str, Any]) -> str:
     """Return the tables and the verdicts as text."""
     lines = []
     for _, caption, case, layer in captions(result):
-        head, cells = grid(case, layer)
+        head, cells = grid(case, layer, not result["quick"])
         widths = [max(map(len, column)) for column in zip(head, *cells, strict=True)]
         lines += ["", caption]
         for first, *rest in (head, *cells):
@@ -251,7 +253,7 @@ def markdown(result: dict[str, Any]) -> str:
     lines = []
     for _, caption, case, layer in captions(result):
         made = case["environment"]
-        head, cells = grid(case, layer)
+        head, cells = grid(case, layer, not result["quick"])
         lines += [
             f"### Case {caption}", "",
             f"{layer['shape'][0]} samples, {layer['n_heldout']} held out; "

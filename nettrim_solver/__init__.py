@@ -23,6 +23,7 @@ __all__ = [
     "Comparison",
     "Factorisation",
     "NettrimError",
+    "Network",
     "Problem",
     "Progress",
     "Solution",
@@ -33,6 +34,7 @@ __all__ = [
     "compare",
     "exceptions",
     "instances",
+    "prune_network",
     "refit",
     "solve",
     "swaps",
@@ -44,4 +46,8 @@ def __getattr__(name: str) -> object:
         from .solvers.admm.factorisation import Factorisation
 
         return Factorisation
+    if name in ("Network", "prune_network"):
+        from . import network
+
+        return getattr(network, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -19,7 +19,7 @@ from .budget import solve_for_nnz, solve_for_sparsity
 from .certificate import forward
 from .checks import check_choice, check_flag, check_number, check_time_limit
 from .comparison import Comparison, Row
-from .exceptions import ProblemError, SettingsError
+from .exceptions import ProblemError, SettingsError, SolverError
 from .problem import STORED_AGREEMENT, Problem
 from .problem_checks import check_match, check_range, checked_matrix
 from .solution import Solution
@@ -36,6 +36,7 @@ BLOCK_ENTRIES = 2_000_000
 REFINEMENTS: dict[str, Callable[..., Solution]] = {"refit": refine.refit, "swaps": refine.swaps}
 
 Targets = bool | str | Sequence[str]
+Method = str | Callable[[Problem, float, Solution | None], Solution]
 
 #: Keywords that :func:`compare` gives itself.
 OWN = ("problem", "solution", "solver", "sparsity", "nnz", "pattern", "warm_start", "callback",
@@ -45,7 +46,7 @@ OWN = ("problem", "solution", "solver", "sparsity", "nnz", "pattern", "warm_star
 def compare(
     problem: Problem,
     *,
-    solvers: Sequence[str] | None = None,
+    solvers: Sequence[str] | Mapping[str, Method] | None = None,
     sparsities: Sequence[float] = (0.5, 0.7, 0.9),
     X_heldout: Any = None,
     Y_heldout: ArrayLike | None = None,
@@ -65,9 +66,12 @@ def compare(
     ----------
     problem : Problem
         Pooled or strict, with trained weights for the pruners; its radius is not used.
-    solvers : sequence of str, optional
+    solvers : sequence of str, or mapping of str to str or callable, optional
         Any of :func:`available_solvers`; by default "admm" and every pruner that can do what the
-        problem asks.
+        problem asks. A mapping gives them names of your own, so that one solver can appear
+        with several settings. It may also hold functions, pipelines of your own: they are called
+        with the problem, a sparsity, and their answer at the sparsity before (None at first), and
+        return a :class:`Solution`.
     sparsities : sequence of float
         Fractions of zeros, in [0, 1). The same count for every solver.
     X_heldout : array_like or scipy.sparse matrix of shape (n_heldout, n_inputs), optional
@@ -81,8 +85,8 @@ def compare(
         Towards which targets each answer is also refined by :func:`refit` and :func:`swaps`; True
         is "linear". A row more for each: "refit", "refit-box", "swaps", "swaps-box".
     settings : mapping of str to mapping, optional
-        Options of a solver, as of :func:`solve_for_sparsity`, by its name; and of the refinements,
-        under "refit" and "swaps".
+        Options of a solver, as of :func:`solve_for_sparsity`, by its name in the rows; and of the
+        refinements, under "refit" and "swaps".
     measure_memory : bool
         Whether the peak of the memory allocated by numpy and Python is measured. This slows
         everything down, so read the seconds of another comparison.
@@ -126,11 +130,11 @@ def compare(
     """
     if not isinstance(problem, Problem):
         raise ProblemError(f"problem must be a Problem, but was {type(problem).__name__}")
-    names = _checked_solvers(problem, solvers)
+    methods = _checked_solvers(problem, solvers)
     levels = _checked_sparsities(sparsities)
     check_flag("measure_memory", measure_memory)
     wanted = {"refit": _checked_targets("refit", refit), "swaps": _checked_targets("swaps", swaps)}
-    options = _checked_settings(problem, [*names, *filter(wanted.get, wanted)], settings)
+    options = _checked_settings(problem, methods, [*filter(wanted.get, wanted)], settings)
     refinements = [
         Refinement(name, target, options[name]) for name in wanted for target in wanted[name]
     ]
@@ -149,8 +153,8 @@ def compare(
         )  # fmt: skip
         complete = True
         try:
-            for name in names:
-                run.solver(name, levels)
+            for name, method in methods.items():
+                run.solver(name, method, levels)
         except (Stop, KeyboardInterrupt):
             complete = False
     return Comparison(
@@ -234,17 +238,11 @@ class Run:
     rows: list[Row] = field(default_factory=list)
     started: float = field(default_factory=time.perf_counter)
 
-    def solver(self, name: str, sparsities: Sequence[float]) -> None:
+    def solver(self, name: str, method: Method, sparsities: Sequence[float]) -> None:
         """Add the rows of one solver."""
         previous: Solution | None = None
         for sparsity in sparsities:
-            reuse = SOLVERS[name].convex or (previous is not None and previous.trace is not None)
-            start = previous if reuse else None
-
-            solve = partial(
-                solve_for_sparsity, self.problem, sparsity, name, warm_start=start,
-                **self._limited(self.options[name]),
-            )  # fmt: skip
+            solve = partial(self.answer, name, method, sparsity, previous)
             row, solution = self.attempt(Row(name, "", sparsity), solve)
             if solution is None:
                 continue
@@ -253,6 +251,22 @@ class Run:
                 options = self._limited(refinement.options)
                 improve = partial(refinement.function, self.problem, solution, **options)
                 self.attempt(Row(name, refinement.label, sparsity), improve, row.seconds or 0.0)
+
+    def answer(
+        self, name: str, method: Method, sparsity: float, previous: Solution | None
+    ) -> Solution:
+        """Return the answer of a solver or of a function, which begins where it can."""
+        if isinstance(method, str):
+            kept = SOLVERS[method].convex or (previous is not None and previous.trace is not None)
+            return solve_for_sparsity(
+                self.problem, sparsity, method, warm_start=previous if kept else None,
+                **self._limited(self.options[name]),
+            )  # fmt: skip
+        answer = method(self.problem, sparsity, previous)
+        shape = (self.problem.n_inputs, self.problem.n_outputs)
+        if not isinstance(answer, Solution) or answer.W.shape != shape:
+            raise SolverError(f"{name!r} must return a Solution with W of shape {shape}")
+        return answer
 
     def attempt(
         self, row: Row, call: Callable[[], Solution], seconds: float = 0.0
@@ -333,8 +347,8 @@ def _with_peak(call: Callable[[], Solution]) -> tuple[Solution, int]:
 # Checks -----------------------------------------------------------------------------------------
 
 
-def _checked_solvers(problem: Problem, given: Sequence[str] | None) -> list[str]:
-    """Return the names of the solvers, all known and installed."""
+def _checked_solvers(problem: Problem, given: Any) -> dict[str, Method]:
+    """Return the methods by their names in the rows, solvers all known and installed."""
     if problem.penalised:
         formulation = "strict" if problem.strict else "pooled"
         raise ProblemError(
@@ -342,19 +356,28 @@ def _checked_solvers(problem: Problem, given: Sequence[str] | None) -> list[str]
             f"sparsity decides lambda_; use formulation={formulation!r}"
         )
     if given is None:
-        return [
-            name
+        return {
+            name: name
             for name in available_solvers()
             if (name == "admm" or not SOLVERS[name].convex)
             and SOLVERS[name].lacks(problem) is None
             and not (SOLVERS[name].needs_W and problem.W is None)
-        ]
-    names = _checked_sequence("solvers", given)
-    for name in names:
-        if not isinstance(name, str) or name not in SOLVERS:
-            raise SettingsError(f"solvers must be among {list(SOLVERS)}, but one was {name!r}")
-        get_solver(name, problem)
-    return names
+        }
+    if not isinstance(given, Mapping):
+        given = {name: name for name in _checked_sequence("solvers", given)}
+    elif not given:
+        raise SettingsError("solvers must not be empty")
+    for name, method in given.items():
+        if not isinstance(name, str) or name in REFINEMENTS:
+            raise SettingsError(
+                f"solvers must have names other than {list(REFINEMENTS)}, but one was {name!r}"
+            )
+        if callable(method):
+            continue
+        if not isinstance(method, str) or method not in SOLVERS:
+            raise SettingsError(f"solvers must be among {list(SOLVERS)}, but one was {method!r}")
+        get_solver(method, problem)
+    return dict(given)
 
 
 def _checked_sparsities(given: Sequence[float]) -> list[float]:
@@ -388,22 +411,29 @@ def _checked_targets(name: str, given: Any) -> list[str]:
 
 
 def _checked_settings(
-    problem: Problem, names: Sequence[str], given: Any
+    problem: Problem, methods: Mapping[str, Method], refinements: Sequence[str], given: Any
 ) -> dict[str, Mapping[str, Any]]:
     """Return the options by solver and refinement, after a look at every name in them."""
     given = {} if given is None else given
     if not isinstance(given, Mapping) or not all(isinstance(v, Mapping) for v in given.values()):
         raise SettingsError(f"settings must map names to mappings of options, but was {given!r}")
-    unknown = [name for name in given if name not in names]
+    solvers = {name: method for name, method in methods.items() if isinstance(method, str)}
+    unknown = [name for name in given if name not in {*solvers, *refinements}]
     if unknown:
-        raise SettingsError(f"settings must be of {list(names)}, but there are some of {unknown}")
-    return {name: _checked_options(problem, name, dict(given.get(name, {}))) for name in names}
+        names = [*solvers, *refinements]
+        raise SettingsError(f"settings must be of {names}, but there are some of {unknown}")
+    return {
+        name: _checked_options(problem, name, solvers.get(name), dict(given.get(name, {})))
+        for name in [*solvers, *refinements]
+    }
 
 
-def _checked_options(problem: Problem, name: str, options: dict[str, Any]) -> dict[str, Any]:
-    """Return the options of one solver or refinement."""
+def _checked_options(
+    problem: Problem, name: str, solver: str | None, options: dict[str, Any]
+) -> dict[str, Any]:
+    """Return the options of one solver, or of a refinement where there is no solver."""
     known = set(inspect.signature(REFINEMENTS.get(name, solve_for_nnz)).parameters)
-    kind = get_solver(name, problem).Settings if name in SOLVERS else None
+    kind = None if solver is None else get_solver(solver, problem).Settings
     defaults = {} if kind is None else {f.name: f.default for f in fields(kind)}
     known = (known | set(defaults)) - set(OWN)
     wrong = sorted(set(options) - known)

@@ -137,7 +137,7 @@ def swaps(
     max_swaps: int | None = None,
     pattern: str | None = None,
     tol: float = 1e-9,
-    trials: int = 8,
+    trials: int = 4,
     intercept: str = "solve",
     time_limit: float | None = None,
     n_threads: int | None = None,
@@ -159,8 +159,9 @@ def swaps(
     tol : float
         An exchange must lower the output's objective by more than `tol` times its value at W = 0.
     trials : int
-        With target "box", how many single exchanges are tried, in the order of what a local
-        quadratic model promises, before an output is left alone.
+        With target "box", how many single exchanges are tried in vain before an output is left
+        alone, in the order of what a local quadratic model promises. The first is nearly always the
+        one that counts.
     time_limit : float, optional
         Seconds; ends it with the best weights so far.
 
@@ -171,8 +172,8 @@ def swaps(
         `solver` ends in "+swaps", and `iterations` counts the exchanges of each output.
 
         With target "linear" no single exchange would lower the objective of any output by more than
-        `tol`. With target "box" this holds for the `trials` exchanges that the local model ranks
-        first; exchanges that it thinks useless are not tried.
+        `tol`. With target "box" this is sure of the `trials` exchanges alone that the local model
+        ranks first; so with as many as there are pairs, of all.
 
     Raises
     ------
@@ -182,8 +183,9 @@ def swaps(
     Notes
     -----
     For k of N weights kept an output takes about ``2 k^3 + 2 k^2 (N - k)`` flops to start with, and
-    ``10 k N`` for each exchange; memory of ``k N``, one output after the other. Target "box" adds
-    ``n_samples N^2`` flops for each output, and refits for each series of exchanges.
+    ``10 k N`` for each exchange; memory of ``k N`` for each output in work. Target "box" adds
+    ``n_samples N^2`` flops for each output, and refits for each series of exchanges; its memory is
+    that of all inputs in float64.
 
     Ctrl-C ends it with the best weights so far.
 

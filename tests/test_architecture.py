@@ -25,7 +25,7 @@ FLOORS = [
     {"solution"},
     {"solvers"},
     {"solve"},
-    {"planting", "instances", "budget", "refine"},
+    {"planting", "instances", "budget", "refine", "reweighting"},
     {"comparison", "compare"},
     {"network", "storage"},
     {"frameworks"},

@@ -7,6 +7,11 @@ import numpy as np
 import pytest
 
 from benchmarks import __main__ as harness
+from benchmarks import compare, compare_known, compare_report, layer_report, pages
+from benchmarks.environment import environment
+from nettrim_solver.solvers import SOLVERS
+
+from .tolerances import TOLERANCE
 
 
 @pytest.fixture
@@ -44,10 +49,10 @@ def tiny(monkeypatch):
 def test_the_benchmarks_of_the_issue_are_listed(capsys):
     assert harness.main([]) == 0
     listed = capsys.readouterr().out
-    for name in ("layer", "agreement", "cold_start"):
+    for name in ("layer", "agreement", "cold_start", "compare"):
         assert name in listed
     summaries = harness.benchmark_summaries()
-    assert {"layer", "agreement", "cold_start"} <= summaries.keys()
+    assert {"layer", "agreement", "cold_start", "compare"} <= summaries.keys()
     assert all(summary.endswith(("?", ".")) for summary in summaries.values()), summaries
     assert "__main__" not in summaries and "environment" not in summaries
 
@@ -139,3 +144,177 @@ def test_a_quick_agreement_run(results, monkeypatch):
     record = json.loads((results / "agreement-quick.json").read_text())
     assert record["result"]["random"]["n_agree"] == record["result"]["random"]["n_proved"] == 6
     assert record["result"]["planted"]["n_agree"] == 2
+
+
+# compare ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def cases(monkeypatch):
+    """Cases that take no time, and the list of those that were run."""
+    ran = []
+
+    def run_case(task, n_threads, *, case, seed, quick):
+        ran.append(case if seed == 0 else f"{case}, seed {seed}")
+        here = environment() | {"load_average_before": None}
+        return {"case": case, "seed": seed, "layers": [], "n_threads": 1, "environment": here}
+
+    monkeypatch.setattr(compare, "in_fresh_process", run_case)
+    return ran
+
+
+def stored(results):
+    return json.loads((results / "compare.json").read_text())["result"]
+
+
+def test_a_quick_comparison(results, capsys):
+    pruners = [name for name, info in SOLVERS.items() if info.needs_W]
+    words = [word for case in ("a", "f", "wall_clock") for word in ("--case", case)]
+    assert harness.main(["compare", "--quick", *words]) == 0
+    assert {path.name for path in results.iterdir()} == {"compare-quick.json", "compare-quick.png"}
+    result = json.loads((results / "compare-quick.json").read_text())["result"]
+    assert list(result["cases"]) == ["a", "f", "wall_clock"]
+    for key in ("a", "f"):
+        (layer,) = result["cases"][key]["layers"]
+        methods = compare_report.methods(layer)
+        assert {*pruners, *compare.STAGES} <= set(methods)
+        assert {"alps+swaps", "net-trim l1+refit", "magnitude+refit"} <= set(methods)
+        assert all(len(rows) == 3 and not rows[0]["failure"] for rows in methods.values())
+        assert methods["net-trim l1"][0]["gap"] <= TOLERANCE["proved"]
+        assert methods["alps"][0]["error"] < methods["magnitude"][0]["error"]
+    (layer,) = result["cases"]["a"]["layers"]
+    assert compare_report.methods(layer)["obs"][0]["peak_memory"] > 0
+    timed = result["cases"]["wall_clock"]["layers"][0]["timed"]
+    assert {"Net-Trim", "obs", "dns"} <= {row["label"] for row in timed}
+    assert len({row["zeros"] for row in timed}) == 1 and all(row["seconds"] > 0 for row in timed)
+    assert all(verdict["met"] for verdict in result["verdicts"]), result["verdicts"]
+    printed = capsys.readouterr().out
+    assert "net-trim l0" in printed and "wall_clock" in printed
+
+
+def test_a_comparison_goes_on_after_an_interruption(cases, results, monkeypatch):
+    run_case = compare.in_fresh_process
+
+    def dies(task, n_threads, *, case, **more):
+        if case == "c":
+            raise KeyboardInterrupt
+        return run_case(task, n_threads, case=case, **more)
+
+    monkeypatch.setattr(compare, "in_fresh_process", dies)
+    with pytest.raises(KeyboardInterrupt):
+        harness.main(["compare"])
+    assert cases == ["a", "b"] and [p.name for p in results.iterdir()] == ["compare.partial.json"]
+    monkeypatch.setattr(compare, "in_fresh_process", run_case)
+    assert harness.main(["compare"]) == 0
+    assert cases == ["a", "b", "c", "d", "e", "f", "wall_clock"]
+    assert list(stored(results)["cases"]) == cases
+    assert not (results / "compare.partial.json").exists()
+
+
+@pytest.mark.parametrize("change", ["--fresh", "revision"])
+def test_an_interrupted_comparison_of_other_code_is_forgotten(cases, results, monkeypatch, change):
+    results.mkdir()
+    old = {"case": "a", "seed": 0, "layers": [], "n_threads": 1, "environment": environment()}
+    (results / "compare.partial.json").write_text(json.dumps({"a": old}))
+    words = []
+    if change == "revision":
+        monkeypatch.setattr(compare, "environment", lambda: environment() | {"git_revision": "x"})
+    else:
+        words = ["--fresh"]
+    assert harness.main(["compare", "--case", "a", *words]) == 0
+    assert cases == ["a"]
+
+
+def test_some_cases_of_a_comparison_leave_the_others_as_they_were(cases, results):
+    assert harness.main(["compare", "--case", "c", "--case", "d"]) == 0
+    first = stored(results)["cases"]
+    assert harness.main(["compare", "--case", "d", "--case", "a", "--seeds", "2"]) == 0
+    second = stored(results)["cases"]
+    assert list(second) == ["a", "a, seed 1", "c", "d"] and second["c"] == first["c"]
+    assert cases == ["c", "d", "d", "a", "a, seed 1"]
+
+
+def test_an_unsaved_comparison_leaves_no_trace(cases, results):
+    assert harness.main(["compare", "--no-save", "--case", "a"]) == 0
+    assert not results.exists()
+
+
+@pytest.mark.parametrize("folder", [None, "empty"])
+def test_a_case_without_its_data_is_skipped_with_a_reason(monkeypatch, tmp_path, folder):
+    if folder is None:
+        monkeypatch.delenv("NETTRIM_DATA", raising=False)
+    else:
+        monkeypatch.setenv("NETTRIM_DATA", str(tmp_path))
+    monkeypatch.setattr(compare, "warm_up", lambda: None)
+    entry = compare.run_case("d", 0, True)
+    assert "NETTRIM_DATA" in entry["skipped"] and entry["layers"] == []
+    result = {"quick": True, "cases": {"d": entry}, "verdicts": []}
+    assert f"case d skipped: {entry['skipped']}" in compare_report.describe(result)
+    assert entry["skipped"] in compare_report.markdown(result)
+
+
+def known_case(factor, seed=0):
+    """Case c with the known figures times a factor, and one method of ours."""
+    known = compare_known.KNOWN["c"]
+    rows = [
+        {
+            "solver": name, "refinement": "", "sparsity": sparsity, "zeros": sparsity,
+            "nnz": round(10 * (1 - sparsity)),
+            "error": factor * error, "heldout_error": fresh, "seconds": 0.1, "gap": None,
+            "violation": None, "failure": None, "status": "pruned",
+        }
+        for name in ("alps", "obs")
+        for sparsity, error, fresh in zip(
+            compare.SPARSITIES, known[name].errors, known[name].heldout, strict=True
+        )
+    ]  # fmt: skip
+    layer = {"name": "small", "shape": [5, 5, 2], "n_heldout": 4, "metric": "error",
+             "trained_accuracy": None, "rows": rows}  # fmt: skip
+    case = {"case": "c", "seed": seed, "layers": [layer], "n_threads": 1,
+            "environment": environment()}  # fmt: skip
+    return {"quick": False, "cases": {"c": case}, "verdicts": []}
+
+
+@pytest.mark.parametrize(
+    ("factor", "seed", "met"), [(1.0, 0, True), (1.02, 0, False), (1.02, 1, True), (0.5, 0, True)]
+)
+def test_a_method_must_come_within_one_per_cent_of_its_figures(factor, seed, met):
+    result = known_case(factor, seed)
+    verdicts = {verdict["name"]: verdict for verdict in compare_report.verdicts(result)}
+    verdict = verdicts["c: alps, error over the authors'"]
+    assert verdict["met"] is met and verdict["worst"] == pytest.approx(factor)
+    assert verdicts["c: alps, heldout_error over the authors'"]["met"]
+    result["verdicts"] = list(verdicts.values())
+    assert ("MISSED c: alps" in compare_report.describe(result)) is not met
+    page = compare_report.markdown(result)
+    assert f"| {factor:.3f} |" in page or factor < 1
+    assert ("missed" in page) is not met and "Thanos" in page
+
+
+def test_failures_and_missing_zeros_are_reported():
+    result = known_case(1.0)
+    rows = result["cases"]["c"]["layers"][0]["rows"]
+    rows[0] |= {"failure": "MemoryError: no", "error": None}
+    rows[1]["nnz"] += 1
+    rows[2] |= {"gap": "inf", "violation": 0.0}
+    missed = [v["details"] for v in compare_report.promises("c", result["cases"]["c"]["layers"][0])]
+    assert missed[0] == ["alps at 0.5: MemoryError: no"]
+    assert missed[1] == [f"alps at 0.7: {rows[1]['nnz']}"]
+    assert len(missed[2]) == 1 and missed[2][0].startswith("alps at 0.9: gap inf")
+
+
+def test_tables_are_written_between_marks_alone(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("head\n<!-- b -->\nold\n<!-- e -->\ntail\n")
+    pages.write_between(page, ("<!-- b -->", "<!-- e -->"), "\n".join(pages.table("ab", ["12"])))
+    new = page.read_text()
+    assert new == "head\n<!-- b -->\n\n| a | b |\n|---|---|\n| 1 | 2 |\n\n<!-- e -->\ntail\n"
+    with pytest.raises(ValueError, match="must hold the lines"):
+        pages.write_between(page, ("<!-- b -->", "<!-- z -->"), "")
+    assert page.read_text() == new
+
+
+@pytest.mark.parametrize("report", [layer_report, compare_report])
+def test_the_pages_hold_the_tables_of_the_results(report):
+    record = json.loads(report.RESULT.read_text())
+    assert report.markdown(record["result"]) in report.PAGE.read_text()

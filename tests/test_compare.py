@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
-from nettrim_solver import Comparison, Problem, compare, refit, solve
+from nettrim_solver import Comparison, Problem, compare, refit, solve, swaps
 from nettrim_solver.activations import get_activation
 from nettrim_solver.comparison import Row
 from nettrim_solver.exceptions import (
@@ -272,6 +272,30 @@ def test_wanda_keeps_equally_many_of_every_output_unless_told_otherwise():
         assert row.l1_norm == np.abs(answer.W).sum()
 
 
+def test_names_and_pipelines_of_ones_own():
+    problem, _ = make()
+    starts = []
+
+    def pipeline(problem, sparsity, previous):
+        starts.append(previous)
+        return swaps(problem, solve(problem, "wanda", sparsity=sparsity))
+
+    solvers = {"mine": pipeline, "damped": "exact_obs", "exact": "exact_obs", "none": lambda *a: 0}
+    settings = {"damped": {"damping": 1.0}, "exact": {"damping": 0.0}, "refit": {"damping": 0.5}}
+    found = compare(problem, solvers=solvers, sparsities=[0.5, 0.7], settings=settings, refit=True)
+    rows = {(row.label, row.sparsity): row for row in found.rows}
+    assert len(rows) == 14 and [start is None for start in starts] == [True, False]
+    for sparsity in (0.5, 0.7):
+        assert rows["exact", sparsity].error < rows["damped", sparsity].error
+        answer = pipeline(problem, sparsity, None)
+        expected = norm(answer.predict(problem.X) - problem.X @ problem.W - problem.b)
+        expected /= norm(problem.X @ problem.W + problem.b)
+        close = pytest.approx(expected, rel=TOLERANCE["reordered"])
+        assert rows["mine", sparsity].error == close
+        assert "'none' must return a Solution" in rows["none", sparsity].failure
+    assert rows["mine+refit", 0.5].status == "pruned"
+
+
 def test_the_callback_sees_every_row_and_ends_it():
     problem, _ = make()
     seen = []
@@ -397,7 +421,12 @@ def test_a_plot_of_something_else(found):
         ({"solvers": "admm"}, "solvers must be a sequence"),
         ({"solvers": []}, "solvers must not be empty"),
         ({"solvers": ["obd", "wanda", "obd"]}, r"solvers must be different.*\['obd'\]"),
-        ({"solvers": [3]}, "solvers must be among"),
+        ({"solvers": [3]}, "solvers must have names"),
+        ({"solvers": {"mine": 3}}, "solvers must be among"),
+        ({"solvers": {"mine": "nothing"}}, "solvers must be among"),
+        ({"solvers": {"refit": "admm"}}, "solvers must have names other than.*refit"),
+        ({"solvers": {}}, "solvers must not be empty"),
+        ({"solvers": {"mine": lambda *a: a}, "settings": {"mine": {}}}, "settings must be of"),
         ({"sparsities": [0.5, 1.0]}, r"sparsities must lie in \[0, 1\), but was 1.0"),
         ({"sparsities": [-0.1]}, r"sparsities must lie in \[0, 1\)"),
         ({"sparsities": [float("nan")]}, r"sparsities must lie in \[0, 1\)"),

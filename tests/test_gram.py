@@ -141,6 +141,15 @@ def test_a_constant_is_dead_whatever_its_mean_is_rounded_to(monkeypatch, constan
     assert gram(problem, solve_intercept=True).dead.tolist() == [True, n_samples == 1]
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_constant_but_for_rounding_is_dead(layer, dtype):
+    X = layer.X.astype(dtype)
+    X[:, 3] = 0.7 * (1 + np.finfo(dtype).eps * np.random.default_rng(0).integers(-2, 3, 30))
+    assert np.ptp(X[:, 3]) > 0
+    data = gram(problem_of(layer, X=X), solve_intercept=True)
+    assert np.flatnonzero(data.dead).tolist() == [3]
+
+
 def test_units_do_not_kill_an_input(layer):
     X = layer.X * np.logspace(-60, 60, 8)
     problem = problem_of(layer, X=X, W=layer.W / np.logspace(-60, 60, 8)[:, None])

@@ -1,4 +1,4 @@
-"""Iterative hard thresholding: where it stops, what it finds, and that momentum shortens the way."""
+"""Iterative hard thresholding: where it stops, what it finds, and what momentum is for."""
 
 import numpy as np
 import pytest
@@ -40,6 +40,22 @@ def test_a_hidden_truth_is_recovered(seed, accelerated):
     assert np.any(keep_largest(np.abs(problem.W), Budget(nnz)) != (truth != 0))
     solution = solve(problem, "iht", nnz=nnz, damping=0.0, accelerated=accelerated)
     np.testing.assert_allclose(solution.W, truth, rtol=0, atol=TOLERANCE["refit"])
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_gradients_are_taken_where_momentum_leads(seed):
+    # The products with H are carried along: the same steps with every product computed anew.
+    problem = small_layer(seed, 12, 5, shift=5.0)
+    unit, _ = data_of(problem, 0.01).scaled()
+    L, budget, theta = np.linalg.norm(unit.H, ord=2), Budget(20), 1.0
+    W = Y = np.where(keep_largest(np.abs(unit.W), budget), unit.W, 0.0)
+    for steps in range(1, 9):
+        S = Y - (unit.H @ Y - unit.G) / L
+        before, W = W, np.where(keep_largest(np.abs(S), budget), S, 0.0)
+        theta, last = (1.0 + np.sqrt(1.0 + 4.0 * theta**2)) / 2.0, theta
+        Y = W + (last - 1.0) / theta * (W - before)
+        found = solve(problem, "iht", nnz=20, iterations=steps).W
+        np.testing.assert_array_equal(found != 0, W != 0)
 
 
 @pytest.mark.parametrize("seed", range(3))

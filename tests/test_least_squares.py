@@ -34,7 +34,7 @@ def cases(draw):
     return problem, draw(st.sampled_from([0.0, 0.01, 1.0])), mask
 
 
-# The refit -----------------------------------------------------------------------------------------
+# The refit ---------------------------------------------------------------------------------------
 
 
 @given(cases())
@@ -109,7 +109,7 @@ def test_the_largest_eigenvalue(seed, n):
     np.testing.assert_allclose(largest_eigenvalue(A.T @ A), expected, rtol=TOLERANCE["norm"] * 10)
 
 
-# The pruners that iterate --------------------------------------------------------------------------
+# The pruners that iterate ------------------------------------------------------------------------
 
 
 def prepared(name, problem, **settings):

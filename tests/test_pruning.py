@@ -295,6 +295,26 @@ def test_the_search_stops_when_told_to(layer, radius):
     np.testing.assert_array_equal(caught.value.solution.W, late.W)
 
 
+def test_the_search_leaves_the_arrays_of_a_pruner_alone(layer, monkeypatch):
+    from nettrim_solver.solvers import magnitude
+
+    own = []
+
+    def prepare(data, settings):
+        own.append(data.W)
+
+        def prune(budget):
+            mask = keep_largest(np.abs(data.W), budget)
+            return data.W if mask.all() else np.where(mask, data.W, 0.0)
+
+        return prune
+
+    monkeypatch.setattr(magnitude, "prepare", prepare)
+    problem = Problem(layer.X, layer.Y, layer.W, layer.b, tolerance=0.3, radius="per_output")
+    assert solve(problem, "magnitude").nnz < layer.W.size
+    np.testing.assert_array_equal(own[0], layer.W)
+
+
 def test_ctrl_c_gives_the_best_answer_so_far(layer):
     problem = Problem(layer.X, layer.Y, layer.W, layer.b, tolerance=0.3)
 

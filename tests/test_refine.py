@@ -313,6 +313,17 @@ def test_inputs_without_signal(layer, target):
         assert kept.certificate.distance <= TOLERANCE["refit"]
 
 
+def test_an_intercept_takes_over_from_constant_inputs(layer):
+    X = layer.X.copy()
+    X[:, 4] = 3.0
+    problem = Problem(X, np.maximum(X @ layer.W + layer.b, 0), layer.W, layer.b)
+    for refinement in (refit, swaps):
+        # Out of time before the first output: nothing but the form of the answer changes.
+        late = refinement(problem, layer.W, "box", time_limit=1e-9)
+        assert not late.W[4].any()
+        np.testing.assert_allclose(late.predict(X), X @ layer.W + layer.b, atol=TOLERANCE["refit"])
+
+
 @pytest.mark.parametrize("target", ["linear", "box"])
 def test_an_empty_support_leaves_the_intercept(layer, target):
     problem = Problem(layer.X, layer.Y, layer.W, layer.b)

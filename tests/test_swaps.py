@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nettrim_solver import Problem, refit, solve, swaps
-from nettrim_solver.solvers.tableau import REFRESH, Groups, best_exchanges, tableau
+from nettrim_solver.solvers.tableau import PIVOT, REFRESH, Groups, best_exchanges, tableau
 
 from .tolerances import TOLERANCE
 
@@ -56,6 +56,7 @@ def assert_table(table, H, g):
     np.testing.assert_allclose(
         table.slopes / scale, (g[F] - H[np.ix_(F, S)] @ (inverse @ g[S])) / scale, **close
     )
+    np.testing.assert_array_equal(table.floor, PIVOT * H[F, F])
     schur = H[np.ix_(F, F)] - H[np.ix_(F, S)] @ shares
     np.testing.assert_allclose(table.pivots / scale, np.diag(schur) / scale, **close)
 
@@ -95,6 +96,22 @@ def test_an_exchange_is_the_best_one_and_leaves_a_tableau(quadratic):
         assert (table.kept != before).sum() == 1 and table.others[i] == before[a]
         assert_table(table, H, g)
         assert sorted([*table.kept, *table.others]) == list(range(len(H)))
+
+
+@given(quadratics(), st.floats(0.0, 1.0))
+def test_small_pivots_forbid_an_exchange(quadratic, share):
+    H, g, kept, others = quadratic
+    table = tableau(H, g, kept, others, None)
+    free = table.gains()
+    v = np.diag(table.inverse)[:, None]
+    pivots = table.pivots + table.shares**2 / v
+    table.floor[:] = (1 + TOLERANCE["tableau"]) * np.quantile(pivots, share)  # no ties
+    gains = table.gains()
+    np.testing.assert_array_equal(gains, np.where(pivots > table.floor, free, -np.inf))
+    a, i = np.unravel_index(np.argmax(gains), gains.shape)
+    entering = table.others[i]
+    assert table.exchange(1, 0.0) == (gains.max() > 0)
+    assert (table.kept[a] == entering) == (gains.max() > 0)
 
 
 @given(quadratics(), st.integers(0, 30))
@@ -259,6 +276,20 @@ def test_planted_weights_are_found_from_one_that_is_wrong():
     np.testing.assert_array_equal(found.iterations, 1)
 
 
+def test_swaps_that_rounding_deceived_are_taken_back(monkeypatch):
+    problem, mask = linear_layer(14)
+    found = swaps(problem, mask)
+    start = np.where(found.W != 0, found.W, 0.0)
+
+    def deceived(H, g, kept, others, *_):
+        return np.append(kept[1:], others[0]), 1
+
+    monkeypatch.setattr("nettrim_solver.refine.best_exchanges", deceived)
+    again = swaps(problem, start)
+    np.testing.assert_allclose(again.W, found.W, atol=TOLERANCE["refit"])
+    assert not again.iterations.any()
+
+
 @pytest.mark.parametrize("target", ["linear", "box"])
 def test_an_output_does_not_depend_on_its_neighbours(target):
     problem, mask = linear_layer(4, M=4, target="relu")
@@ -321,35 +352,35 @@ def test_patterns_hold(pattern, target):
 # The target box ---------------------------------------------------------------------------------
 
 
-def local_gains(problem, found, j, delta):
-    """What the documented local model promises for every swap of an output, by two solves each."""
+def ranked_by_the_model(problem, found, j, delta):
+    """Supports one swap away, in the order of what the documented model promises, by two solves."""
     X, w = problem.X, found.W[:, j]
-    lower, upper = (end[:, j] for end in problem.box([0, 1, 2]))
+    lower, upper = (end[:, j] for end in problem.box())
     z = found.predict(X)[:, j]
     t = np.clip(z, lower, upper)
     A = (lower == upper) | (np.abs(z - t) > 1e-12)
     D, right = X[A], t[A]
     if problem.intercept:
         D, right = D - D.mean(axis=0), right - right.mean()
-    elif problem.b is not None:
-        right = right - problem.b[j]
     H = D.T @ D + delta * np.eye(len(w))
     g = D.T @ right + delta * problem.W[:, j]
-    kept = np.flatnonzero(w)
-    here = loss(H, g, kept)[0]
-    for other in neighbours(w != 0):
-        yield here - loss(H, g, np.flatnonzero(other))[0], other
+    return sorted(neighbours(w != 0), key=lambda support: loss(H, g, np.flatnonzero(support))[0])
 
 
 @settings(max_examples=20)
-@given(st.integers(0, 2**20), st.booleans(), st.sampled_from(["relu", "relu6", "hard_tanh"]))
-def test_no_swap_that_the_model_promises_helps_in_the_end(seed, intercept, activation):
+@given(
+    st.integers(0, 2**20),
+    st.booleans(),
+    st.sampled_from(["relu", "relu6", "hard_tanh"]),
+    st.sampled_from([1, 3, 1000]),
+)
+def test_no_swap_that_was_tried_helps_in_the_end(seed, intercept, activation, trials):
     problem, mask = linear_layer(seed, intercept=intercept)
-    Y = problem.X @ problem.W
     f = {"relu": (0, np.inf), "relu6": (0, 6), "hard_tanh": (-1, 1)}[activation]
-    problem = problem.replace(Y=np.clip(Y, *f), activation=activation, b=None)
+    Y = np.clip(problem.X @ problem.W, *f)
+    problem = problem.replace(Y=Y, activation=activation, b=None)
     start = refit(problem, mask, "box")
-    found = swaps(problem, mask, "box", trials=1000)
+    found = swaps(problem, mask, "box", trials=trials)
     ends, begins = (objectives(problem, s, 0.01, "box") for s in (found, start))
     np.testing.assert_array_equal((found.W != 0).sum(axis=0), mask.sum(axis=0))
     assert np.all(ends <= begins * (1 + TOLERANCE["refit"]))
@@ -360,19 +391,22 @@ def test_no_swap_that_the_model_promises_helps_in_the_end(seed, intercept, activ
     delta = 0.01 * np.mean(np.sum(X**2, axis=0))
     for j in range(3):
         size = problem.target_norms[j] ** 2 + delta * np.sum(problem.W[:, j] ** 2)
-        for gain, other in local_gains(problem, found, j, delta):
-            if gain > 2 * TOL * size:
-                trial = mask.copy()
-                trial[:, j] = other
-                value = objectives(problem, refit(problem, trial, "box"), 0.01, "box")[j]
-                assert value >= ends[j] - 2 * TOL * size
+        for support in ranked_by_the_model(problem, found, j, delta)[:trials]:
+            trial = mask.copy()
+            trial[:, j] = support
+            value = objectives(problem, refit(problem, trial, "box"), 0.01, "box")[j]
+            assert value >= ends[j] - 2 * TOL * size
 
 
-def test_more_trials_are_never_in_vain_for_the_end():
-    problem, mask = linear_layer(8, N=12, M=6, P=40, target="relu")
-    few, many = (swaps(problem, mask, "box", trials=n) for n in (1, 200))
-    ends = [objectives(problem, s, 0.01, "box") for s in (many, few)]
-    assert np.all(ends[0] <= ends[1] * (1 + TOLERANCE["refit"])) and ends[0].sum() < ends[1].sum()
+def test_more_trials_find_more():
+    ends = []
+    for seed in range(12):
+        problem, mask = linear_layer(seed, N=10, M=3, P=40, target="relu")
+        few, many = (swaps(problem, mask, "box", trials=n) for n in (1, 200))
+        ends.append([objectives(problem, s, 0.01, "box").sum() for s in (few, many)])
+    ends = np.array(ends)
+    assert np.all(ends[:, 1] <= ends[:, 0] * (1 + TOLERANCE["refit"]))
+    assert np.any(ends[:, 1] < 0.999 * ends[:, 0])
 
 
 @pytest.mark.parametrize("intercept", [False, True])

@@ -13,17 +13,25 @@ from typing import TYPE_CHECKING, Any
 
 from numpy.typing import ArrayLike
 
-from ..checks import check_choice, check_integer, check_number, check_time_limit
-from ..exceptions import ProblemError, SettingsError
+from ..exceptions import SettingsError
 from ..problem import Problem
 from ..solution import Solution
-from ..solve import check_call, checked_tolerances, raise_unless_success, solve
-from ..solvers import SOLVERS, Progress, get_solver
+from ..solve import raise_unless_success, solve
+from ..solvers import Progress
 from ..threads import limit_threads
-from .search import Options, search_for_nnz
+from .options import (
+    check_scope,
+    checked_count,
+    checked_options,
+    checked_solver,
+    count_of_sparsity,
+)
+from .search import search_for_nnz
 
 if TYPE_CHECKING:
     from ..solvers.admm.factorisation import Factorisation
+
+__all__ = ["solve_for_epsilon", "solve_for_nnz", "solve_for_sparsity"]
 
 
 def solve_for_sparsity(
@@ -57,10 +65,8 @@ def solve_for_sparsity(
     >>> solution.nnz, str(solution.status)
     (4, 'optimal')
     """
-    check_number("sparsity", sparsity, 0.0, 1.0, closed=True)
-    _checked_solver(problem, solver)
-    size = problem.n_inputs * problem.n_outputs
-    return solve_for_nnz(problem, size - round(float(sparsity) * size), solver, **options)
+    checked_solver(problem, solver)
+    return solve_for_nnz(problem, count_of_sparsity(problem, sparsity), solver, **options)
 
 
 def solve_for_nnz(
@@ -148,27 +154,22 @@ def solve_for_nnz(
     >>> bool(np.allclose(solution.W, again.W, atol=1e-3))
     True
     """
-    module = _checked_solver(problem, solver)
-    check_integer("nnz", nnz, 0)
-    size = problem.n_inputs * problem.n_outputs
-    if nnz > size:
-        raise ProblemError(f"nnz must be at most {size}, all of W, but was {nnz}")
-    check_choice("scope", scope, ("layer", "output"))
-    check_time_limit(time_limit)
-    check_call(problem, warm_start, callback)
+    module = checked_solver(problem, solver)
+    keep = checked_count(problem, nnz)
+    check_scope(scope)
     if "nnz" in {f.name for f in fields(module.Settings)}:
         return solve(
             problem, solver, warm_start=warm_start, callback=callback,
             factorisation=factorisation, n_threads=n_threads, tol_gap=tol_gap, tol_feas=tol_feas,
-            raise_on_failure=raise_on_failure, nnz=int(nnz), scope=scope, time_limit=time_limit,
+            raise_on_failure=raise_on_failure, nnz=keep, scope=scope, time_limit=time_limit,
             **settings,
         )  # fmt: skip
-    options = Options(
-        solver, settings, *checked_tolerances(problem, tol_gap, tol_feas), factorisation,
-        n_threads, callback, time_limit,
+    options = checked_options(
+        problem, solver, settings, warm_start=warm_start, callback=callback, tol_gap=tol_gap,
+        tol_feas=tol_feas, time_limit=time_limit, factorisation=factorisation, n_threads=n_threads,
     )  # fmt: skip
     with limit_threads(n_threads):
-        solution = search_for_nnz(problem, int(nnz), scope, options, warm_start)
+        solution = search_for_nnz(problem, keep, scope, options, warm_start)
     if raise_on_failure:
         raise_unless_success(solution)
     return solution
@@ -211,23 +212,8 @@ def solve_for_epsilon(
     >>> str(solution.status), solution.certificate.distance < 2.0 * (1 + 1e-6)
     ('optimal', True)
     """
-    _checked_solver(problem, solver)
+    checked_solver(problem, solver)
     given = sorted({"sparsity", "nnz", "pattern"} & set(options))
     if given:
         raise SettingsError(f"epsilon is the budget already, but {given} were given, too")
     return solve(problem.replace(epsilon=epsilon), solver, **options)
-
-
-def _checked_solver(problem: Problem, solver: str) -> Any:
-    """Return the module of a solver that can do what a problem of the radius form asks."""
-    if not isinstance(problem, Problem):
-        raise ProblemError(f"problem must be a Problem, but was {type(problem).__name__}")
-    if problem.penalised:
-        formulation = "strict" if problem.strict else "pooled"
-        raise ProblemError(
-            f"formulation must be a form with a radius, but was {problem.formulation!r}: the "
-            f"budget decides lambda_; use formulation={formulation!r}"
-        )
-    if not isinstance(solver, str):
-        raise SettingsError(f"solver must be one of {list(SOLVERS)}, but was {solver!r}")
-    return get_solver(solver, problem)

@@ -23,9 +23,8 @@ a penalty of its own, and all are searched at once.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field, fields, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,13 +33,10 @@ from ..certificate import RADIUS_FLOOR, certify
 from ..exceptions import ProblemError
 from ..problem import Problem
 from ..solution import RawSolution, Solution
-from ..solve import judge, solve
-from ..solvers import Progress, get_solver
+from ..solve import judge
 from ..status import Status, worst
 from .levels import Array, Index, Levels, input_sizes
-
-if TYPE_CHECKING:
-    from ..solvers.admm.factorisation import Factorisation
+from .options import Options
 
 Groups = NDArray[np.bool_]
 
@@ -50,61 +46,28 @@ SOLVES, WIDTH, ATTEMPTS = 40, 1e-5, 3
 
 #: Slope of the logit of the density along log penalty where nothing is known yet, and the bounds
 #: within which measured slopes are believed.
-SLOPE, SLOPES = -0.7, (-5.0, -0.05)
+SLOPE, SLOPES = -0.7, (-5.0, -0.03)
 
 #: Shortest and longest step outside a bracket, and the part of a bracket that a step stays in.
-STEPS, INSIDE = (0.01, 3.0), 0.02
+STEPS, INSIDE = (0.0025, 3.0), 0.02
 
 #: Steps in log penalty up to which the last pattern is a better start than none.
 NEAR = 0.4
 
 #: Outputs on which the penalty of a layer is estimated first, and how exactly their share of the
 #: budget must be met.
-SAMPLE, ROUGH = 32, 0.02
+SAMPLE, ROUGH = 32, 0.01
 
 #: Weights whose share of the pre-activations is below this part of tol_feas times the distance are
 #: zeros.
 DUST = 0.3
 
-#: Surplus, relative to the budget, beyond which dropping it is not tried.
-SURPLUS = 0.05
+#: Surplus, relative to the budget, beyond which dropping it is not tried; and the one below which
+#: an answer that its solver could not prove is as good as any.
+SURPLUS, NEARBY = 0.05, 0.02
 
 #: Part of the objective that the l1 norm is taken to be before the first answer.
 SHARE = 0.1
-
-
-@dataclass(frozen=True)
-class Options:
-    """What every solve of a search is given, and when the search ends.
-
-    ``slack`` is the share of the budget by which the count may miss it, nothing dropped; None asks
-    for the count itself.
-    """
-
-    solver: str
-    settings: dict[str, Any]
-    tol_gap: float
-    tol_feas: float
-    factorisation: Factorisation | None = None
-    n_threads: int | None = None
-    callback: Callable[[Progress], object] | None = None
-    time_limit: float | None = None
-    slack: float | None = None
-    started: float = field(default_factory=time.perf_counter)
-
-    def elapsed(self) -> float:
-        """Return the seconds since the start."""
-        return time.perf_counter() - self.started
-
-    def expired(self) -> bool:
-        """Return whether the time is over."""
-        return self.time_limit is not None and self.elapsed() > self.time_limit
-
-    def report(self, progress: Progress) -> bool:
-        """Pass on how a solve stands; return whether to stop."""
-        given = replace(progress, elapsed=self.elapsed())
-        asked = self.callback is not None and bool(self.callback(given))
-        return asked or self.expired()
 
 
 @dataclass(frozen=True, eq=False)
@@ -175,9 +138,18 @@ class Search:
     keep : ndarray of int, shape (G,)
         Nonzeros that each group may have.
     options : Options
+    slope : float
+        Of the logit along log penalty, until it is measured.
+    rough : float
+        Share of the budget by which the count may miss it in either direction, where only the level
+        is wanted: nothing is dropped or judged.
     """
 
-    def __init__(self, levels: Levels, keep: Index, options: Options) -> None:
+    def __init__(
+        self, levels: Levels, keep: Index, options: Options, slope: float = SLOPE,
+        rough: float = 0.0,
+    ) -> None:  # fmt: skip
+        self.rough, self.slope = rough, slope
         self.levels, self.keep, self.options = levels, keep, options
         G = len(keep)
         #: Many nonzeros, few nonzeros, the best without proof, and the answers.
@@ -220,16 +192,9 @@ class Search:
 
     def _solve(self, u: Array, columns: Index, start: Solution | None) -> Solution:
         options = self.options
-        problem, settings = self.levels.at(u, columns), dict(options.settings)
-        known = {f.name for f in fields(get_solver(options.solver, problem).Settings)}
-        if options.time_limit is not None and "time_limit" in known:
-            settings["time_limit"] = max(options.time_limit - options.elapsed(), 1e-3)
-        watched = options.callback is not None or options.time_limit is not None
-        solution = solve(
-            problem, options.solver, warm_start=start, n_threads=options.n_threads,
-            callback=options.report if watched else None, factorisation=options.factorisation,
-            tol_gap=max(1e-10, options.tol_gap * self.share), tol_feas=options.tol_feas, **settings,
-        )  # fmt: skip
+        solution = options.solve(
+            self.levels.at(u, columns), start, max(1e-10, options.tol_gap * self.share)
+        )
         self.iterations[columns] += solution.iterations
         for name, seconds in solution.seconds.items():
             self.seconds[name] = self.seconds.get(name, 0.0) + seconds
@@ -297,7 +262,7 @@ class Search:
             end = self.dense if surplus > 0 else self.sparse
             end.put(g, u[g], count, part)
             unproved = any(stop is not Status.OPTIMAL for stop in part.stops)
-            if surplus == 0 or (0 < surplus <= ROUGH * self.keep[g] and unproved):
+            if surplus == 0 or (0 < surplus <= NEARBY * self.keep[g] and unproved):
                 self.attempts[g] += 1
                 if self.spare.parts[g] is None or count <= self.spare.count[g]:
                     self.spare.put(g, u[g], count, part)
@@ -305,9 +270,10 @@ class Search:
     def _proved(self, groups: list[int], counts: list[int], parts: list[Part]) -> list[bool]:
         """Return which groups may end here, by the judge's word on what would be returned."""
         keep, found = self.keep[groups], np.array(counts)
-        if self.options.slack is not None:
-            return list(np.abs(found - keep) <= np.maximum(self.options.slack * keep, 1))
-        tried = _indices((found >= keep) & (found - keep <= SURPLUS * keep + 1))
+        if self.rough:
+            return list(np.abs(found - keep) <= np.maximum(self.rough * keep, 1))
+        short = self.options.slack * keep
+        tried = _indices((found >= keep - short) & (found - keep <= SURPLUS * keep + 1))
         proved = [False] * len(groups)
         if not tried:
             return proved
@@ -360,7 +326,7 @@ class Search:
         """Close the groups for which no level is left that could serve better."""
         levels, dense, sparse = self.levels, self.dense, self.sparse
         with np.errstate(invalid="ignore"):
-            narrow = sparse.u - dense.u <= (self.options.slack or WIDTH)
+            narrow = sparse.u - dense.u <= max(self.rough, WIDTH)
         none_sparser = (u >= levels.top) & (dense.u == u)
         none_denser = (u <= levels.bottom) & (sparse.u == u)
         for g in _indices(self.open):
@@ -387,7 +353,7 @@ class Search:
     def _close(self, group: int, end: Ends) -> None:
         part, count, u = end.parts[group], int(end.count[group]), float(end.u[group])
         assert part is not None
-        if self.options.slack is None:
+        if not self.rough:
             part = self.without_surplus(group, part)
             self.dropped[group] = max(count - self.keep[group], 0)
         self.settled.put(group, u, count, part)
@@ -409,14 +375,14 @@ class Search:
         surplus = 0.25 * self.options.tol_gap ** (1 / 3) * self.keep
         problem = self.levels.problem
         separate = 1 if self.levels.per_output or problem.radius == "joint" else problem.n_outputs
-        useful = (surplus >= separate) & (not problem.strict) & (self.options.slack is None)
+        useful = (surplus >= separate) & (not problem.strict) & (not self.rough)
         surplus = np.minimum(np.where(useful, surplus, 0.0), self.levels.sizes - self.keep)
         return self._logit(self.keep + surplus)
 
     def _next(self, u: Array) -> Array:
         """Return the next log level of every group: a secant step, kept inside the bracket."""
         low, high, goal = self.dense.u, self.sparse.u, self._goal()
-        (u1, y1), slope = self.points[-1], np.full(len(u), SLOPE)
+        (u1, y1), slope = self.points[-1], np.full(len(u), self.slope)
         step = goal - y1
         if len(self.points) > 1:
             u0, y0 = self.points[-2]
@@ -424,8 +390,9 @@ class Search:
                 measured = (y1 - y0) / (u1 - u0)
             slope = np.where(np.isfinite(measured), np.clip(measured, *SLOPES), slope)
             # Twice on the same side: look beyond the goal, so that the bracket closes there, too.
-            step = np.where((goal - y0) * step > 0, 2.0 * step, step)
+            step = np.where(~np.isnan(high - low) & ((goal - y0) * step > 0), 2.0 * step, step)
         step /= slope
+        self.slope = float(np.median(slope[self.open]))
         way = np.where(np.isnan(high), 1.0, -1.0)
         shortest = min(STEPS[0] * 2.0 ** len(self.points), STEPS[1])
         free = u + way * np.clip(way * step, shortest, STEPS[1])
@@ -478,7 +445,7 @@ def search_for_nnz(
     ProblemError
         If there are more unpenalised weights than may stay.
     """
-    per_output = scope == "output"
+    began, per_output = time.perf_counter(), scope == "output"
     shape = (problem.n_inputs, problem.n_outputs)
     free = np.count_nonzero(np.broadcast_to(problem.penalty() == 0, shape), axis=0)
     keep = _shares(problem, nnz) if per_output else np.array([nnz])
@@ -492,34 +459,41 @@ def search_for_nnz(
 
         options = replace(options, factorisation=Factorisation(problem))
     levels = Levels(problem, options.solver, per_output)
-    u, options = _first_level(levels, keep, options, start)
-    search = Search(levels, keep, options)
+    u, slope, options = _first_level(levels, keep, options, start)
+    search = Search(levels, keep, options, slope)
     search.run(u, start)
-    return _finish(search)
+    solution = _finish(search)
+    solution.seconds["total"] = time.perf_counter() - began
+    return solution
 
 
 def _first_level(
     levels: Levels, keep: Index, options: Options, start: Solution | None
-) -> tuple[Array, Options]:
-    """Return where to begin: at the start's penalties, else at the penalty of a few outputs."""
+) -> tuple[Array, float, Options]:
+    """Return where to begin, and with which slope.
+
+    That is at the penalties of the start or at a guess, corrected on a few outputs of a large
+    layer.
+    """
+    u, M = levels.guess(keep), levels.problem.n_outputs
     if start is not None and start.multiplier is not None:
         known = levels.given(start.multiplier)
-        if known is not None:
-            return known, options
-    u, M = levels.guess(keep), levels.problem.n_outputs
+        u = u if known is None else known
     if levels.per_output or M < 4 * SAMPLE or not 0 < keep[0] < levels.sizes[0]:
-        return u, options
+        return u, SLOPE, options
     columns = np.linspace(0, M - 1, SAMPLE).astype(np.int64)
     few = Levels(levels.problem.select(columns), options.solver, False)
     share = np.maximum(np.round(keep * (SAMPLE / M)).astype(np.int64), 1)
-    search = Search(few, share, replace(options, slack=ROUGH, tol_gap=max(options.tol_gap, 1e-3)))
-    search.run(few.guess(share), None)
+    loose = replace(options, tol_gap=max(options.tol_gap, 1e-3))
+    search = Search(few, share, loose, rough=ROUGH)
+    change = np.log(few.unit / levels.unit)
+    search.run(u - change, None)
     if search.stop is Status.INTERRUPTED:
         # Nothing is known of the layer yet: its first answer is the best so far.
         options = replace(options, callback=lambda progress: True)
     elif not search.open.any():
-        u = search.settled.u + np.log(few.unit / levels.unit)
-    return u, options
+        u = search.settled.u + change
+    return u, search.slope, options
 
 
 def _shares(problem: Problem, nnz: int) -> Index:
@@ -549,7 +523,6 @@ def _finish(search: Search) -> Solution:
             statuses[j] = search.stop
         elif statuses[j] is Status.UNPROVED and dropped[j]:
             statuses[j] = Status.PRUNED
-    solution.seconds["total"] = search.options.elapsed()
     return replace(
         solution, statuses=tuple(statuses), status=worst(statuses), n_threads=last.n_threads,
         warnings=last.warnings + _warnings(search, statuses),

@@ -4,5 +4,6 @@ A module imports its framework only when it is called.
 """
 
 from .npz import from_npz, to_npz
+from .sklearn import calibration_inputs, from_sklearn, to_sklearn
 
-__all__ = ["from_npz", "to_npz"]
+__all__ = ["calibration_inputs", "from_npz", "from_sklearn", "to_npz", "to_sklearn"]

@@ -86,7 +86,7 @@ def swap_box(
     """Swap inputs of one output while its true objective falls by more than `least_gain`.
 
     First whole series of swaps that the model proposes, shorter ones when they do not hold, and
-    in the end single ones: the `trials` best in the model's eyes.
+    in the end single ones: the `trials` best in the model's eyes, whatever it promises of them.
 
     Parameters
     ----------
@@ -117,9 +117,7 @@ def swap_box(
         series = min(series, limit - made)
         if series > 1:
             proposed = model.exchange(series, least_gain)
-            if proposed == 0:
-                break
-            found = _tried(target, state, rows, model.kept, model.weights)
+            found = _tried(target, state, rows, model.kept, model.weights) if proposed else state
             if found.value < state.value - least_gain:
                 state, made = found, made + proposed
             else:
@@ -164,8 +162,8 @@ def _best_single(
     gains = model.gains()
     for index in np.argsort(-gains, axis=None, kind="stable")[:trials]:
         a, i = divmod(int(index), gains.shape[1])
-        if not gains[a, i] > least_gain:
-            return None
+        if gains[a, i] == -np.inf:
+            break
         kept = model.kept.copy()
         kept[a] = model.others[i]
         found = _tried(target, state, rows, kept, model.weights_after(a, i))

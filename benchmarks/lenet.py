@@ -1,0 +1,255 @@
+"""How accurate is LeNet-300-100 after pruning, without retraining?
+
+The network is pruned on a few MNIST training images at 90, 95 and 98 % zeros, and scored on all
+10,000 test images. The zeros are shared out over the layers by ``allocate`` (method
+"output_error"), or are the same in every layer; the layers are pruned as a cascade. The full
+Net-Trim pipeline, each of its stages, and other solvers stand side by side; then the pipeline with
+one thing switched off at a time. Runs are resumed where they were interrupted.
+
+Without the data folder (see ``benchmarks/datasets.py``) only ``--quick`` runs, on the
+demonstration's digits.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nettrim_solver.network import PruningResult, allocate, prune_network
+from nettrim_solver.pipeline import L0, Pipeline, Refit, Reweight, Solve, Swaps
+
+from . import datasets
+from .__main__ import RESULTS, write_atomically
+from .measure import say
+from .pages import table
+
+#: Test accuracy of the full pipeline asked for, by calibration images and zeros.
+WANTED = {
+    1000: {0.9: 0.983, 0.95: 0.979, 0.98: 0.960},
+    4000: {0.9: 0.984, 0.95: 0.981, 0.98: 0.964},
+}
+ZEROS = (0.9, 0.95, 0.98)
+SEEDS = (0, 1, 2)
+
+#: Known before, 1,000 images, by zeros: (same zeros in every layer, a split made by hand).
+KNOWN = {
+    "SparseGPT, cascade": {0.9: (0.818, 0.974), 0.95: (0.459, 0.876)},
+    "ALPS, cascade inputs": {0.9: (0.977, 0.983), 0.95: (0.949, 0.977), 0.98: (None, 0.957)},
+    "ALPS, original targets": {0.95: (0.952, 0.979), 0.98: (None, 0.961)},
+    "Net-Trim prototype": {0.9: (0.969, 0.978), 0.95: (0.895, 0.969)},
+}
+
+FULL = Pipeline(Reweight(3), L0())
+
+#: What is done to a layer.
+METHODS: dict[str, Any] = {
+    "magnitude": Pipeline(Solve("magnitude")),
+    "sparsegpt": Pipeline(Solve("sparsegpt")),
+    "alps": Pipeline(Solve("alps")),
+    "l0": Pipeline(L0()),
+    "l1, refit": Pipeline(Solve("admm"), Refit()),
+    "reweighted l1, refit": Pipeline(Reweight(3), Refit()),
+    "full": FULL,
+    "full, swaps": Pipeline(Reweight(3), L0(), Swaps()),
+}
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One pruned network: the method, the zeros, and how they are shared out."""
+
+    method: str
+    zeros: float
+    images: int
+    seed: int
+    allocation: str = "output_error"
+    options: tuple[tuple[str, Any], ...] = field(default=())
+
+    @property
+    def key(self) -> str:
+        """A name for files and tables."""
+        extra = "".join(f", {name}={value}" for name, value in self.options)
+        return (
+            f"{self.method} | {self.zeros:g} | {self.images} | {self.seed} | "
+            f"{self.allocation}{extra}"
+        )
+
+
+def trials(seeds: tuple[int, ...], quick: bool) -> Iterator[Trial]:
+    """Yield what is to be run, the most important first."""
+    sizes = (300,) if quick else tuple(WANTED)
+    zeros = (0.9,) if quick else ZEROS
+    for images in sizes:
+        for seed in seeds:
+            for z in zeros:
+                for method in ("full", "alps", "l0"):
+                    yield Trial(method, z, images, seed)
+    images = sizes[0]
+    others = [m for m in METHODS if m not in ("full", "alps", "l0")]
+    for seed in seeds:
+        for z in zeros:
+            for method in others:
+                yield Trial(method, z, images, seed)
+    for seed in seeds:
+        for z in zeros[:2]:
+            for method in ("full", "alps", "sparsegpt"):
+                yield Trial(method, z, images, seed, "uniform")
+        z = zeros[min(1, len(zeros) - 1)]
+        for method in ("full", "l1, refit"):
+            yield Trial(method, z, images, seed, options=(("mode", "parallel"),))
+            yield Trial(method, z, images, seed, options=(("formulation", "strict"),))
+        yield Trial("l1 alone", z, images, seed)
+        yield Trial("one reweighting, refit", z, images, seed)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of this benchmark."""
+    parser.add_argument("--seeds", type=int, default=len(SEEDS), help="calibration samples drawn")
+    parser.add_argument("--methods", nargs="+", help="only these")
+    parser.add_argument(
+        "--minutes", type=float, default=None, help="begin no trial after so many minutes"
+    )
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    """Run all trials that are not in the interrupted run's file yet."""
+    quick, begun = bool(args.quick), time.perf_counter()
+    data = datasets.digits() if quick else datasets.lenet()
+    path = RESULTS / ("lenet-quick.partial.json" if quick else "lenet.partial.json")
+    rows = _earlier(path)
+    prune_network(  # compiles
+        data.network, data.sample(50, 0), sparsity=0.9, pipeline=METHODS["full"], n_threads=1
+    )
+    splits: dict[Any, dict[str, int]] = {}
+    for trial in trials(SEEDS[: args.seeds], quick):
+        late = args.minutes is not None and time.perf_counter() - begun > 60 * args.minutes
+        if trial.key in rows or late or (args.methods and trial.method not in args.methods):
+            continue
+        rows[trial.key] = run_trial(trial, data, splits)
+        text = json.dumps(rows)
+        write_atomically(path, lambda part, text=text: part.write_text(text))
+        row = rows[trial.key]
+        say(f"{trial.key}: {row['accuracy']:.4f}, {row['seconds']:.1f} s")
+    path.unlink(missing_ok=True)
+    return {
+        "quick": quick,
+        "network": data.name,
+        "dense_accuracy": data.accuracy(data.network),
+        "trials": list(rows.values()),
+        "known": {k: {str(z): v for z, v in row.items()} for k, row in KNOWN.items()},
+        "met": [] if quick else verdicts(list(rows.values())),
+    }
+
+
+def run_trial(
+    trial: Trial, data: datasets.Classifier, splits: dict[Any, dict[str, int]]
+) -> dict[str, Any]:
+    """Prune the network once and score it."""
+    X = data.sample(trial.images, trial.seed)
+    total = data.network.n_weights - round(trial.zeros * data.network.n_weights)
+    tick = time.perf_counter()
+    at = (trial.images, trial.seed, trial.zeros, trial.allocation)
+    if at not in splits:
+        splits[at] = allocate(data.network, X, nnz=total, method=trial.allocation)
+    searched = time.perf_counter()
+    result = prune_network(
+        data.network, X, nnz=splits[at], pipeline=_pipeline(trial.method), n_threads=1,
+        **dict(trial.options),
+    )  # fmt: skip
+    done = time.perf_counter()
+    return {
+        "key": trial.key,
+        "method": trial.method,
+        "zeros_asked": trial.zeros,
+        "images": trial.images,
+        "seed": trial.seed,
+        "allocation": trial.allocation,
+        "options": dict(trial.options),
+        "zeros": result.network.sparsity,
+        "split": [layer.sparsity for layer in result.network.layers],
+        "accuracy": data.accuracy(result.network),
+        "output_error": result.output_error,
+        "layers": _layers(result),
+        "seconds_allocation": searched - tick,
+        "seconds": done - searched,
+    }
+
+
+def _pipeline(method: str) -> Callable[..., Any]:
+    return {
+        "l1 alone": Pipeline(Solve("admm")),
+        "one reweighting, refit": Pipeline(Reweight(1), Refit()),
+    }.get(method) or METHODS[method]
+
+
+def _layers(result: PruningResult) -> list[dict[str, Any]]:
+    """Return the bound on every layer's error beside the measured one, and what is proved."""
+    names = ("name", "solver", "status", "gap", "network_error", "network_bound")
+    return [{name: one.to_dict()[name] for name in names} for one in result.layers]
+
+
+def _earlier(path: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(path.read_text()))
+    except (OSError, ValueError):
+        return {}
+
+
+def verdicts(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return what was asked, what came out (mean and spread over the seeds), and whether it is."""
+    found = []
+    for images, wanted in WANTED.items():
+        for zeros, least in wanted.items():
+            values = _accuracies(rows, "full", zeros, images)
+            if values:
+                mean = float(np.mean(values))
+                found.append({
+                    "images": images, "zeros": zeros, "wanted": least, "mean": mean,
+                    "spread": float(np.ptp(values)), "seeds": len(values), "met": mean >= least,
+                })  # fmt: skip
+    return found
+
+
+def _accuracies(
+    rows: list[dict[str, Any]], method: str, zeros: float, images: int,
+    allocation: str = "output_error", options: dict[str, Any] | None = None,
+) -> list[float]:  # fmt: skip
+    return [
+        row["accuracy"]
+        for row in rows
+        if (row["method"], row["zeros_asked"], row["images"]) == (method, zeros, images)
+        and row["allocation"] == allocation
+        and row["options"] == (options or {})
+    ]
+
+
+def describe(result: dict[str, Any]) -> str:
+    """Return the tables as text."""
+    rows, lines = result["trials"], [f"{result['network']}: dense {result['dense_accuracy']:.4f}"]
+    kinds = dict.fromkeys(
+        (r["images"], r["method"], r["allocation"], tuple(sorted(r["options"].items())))
+        for r in rows
+    )
+    zeros = sorted({r["zeros_asked"] for r in rows})
+    body = []
+    for images, method, allocation, options in kinds:
+        cells = [str(images), method, allocation, " ".join(f"{k}={v}" for k, v in options)]
+        for z in zeros:
+            values = _accuracies(rows, method, z, images, allocation, dict(options))
+            cells.append(f"{np.mean(values):.4f} ± {np.ptp(values) / 2:.4f}" if values else "")
+        body.append(cells)
+    lines += table(["images", "method", "allocation", "", *(f"{z:g}" for z in zeros)], body)
+    for one in result["met"]:
+        word = "met" if one["met"] else "MISSED"
+        lines.append(
+            f"{word}: {one['images']} images, {one['zeros']:g} zeros: {one['mean']:.4f} "
+            f"(asked {one['wanted']:.3f}, {one['seeds']} seeds)"
+        )
+    return "\n".join(lines)

@@ -1,0 +1,142 @@
+"""What all solves of a call share: solver, tolerances, threads, callback, and one clock."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields, replace
+from typing import TYPE_CHECKING, Any
+
+from ..checks import check_choice, check_integer, check_number, check_time_limit
+from ..exceptions import ProblemError, SettingsError
+from ..problem import Problem
+from ..solution import Solution
+from ..solve import check_call, checked_tolerances, solve
+from ..solvers import SOLVERS, Progress, get_solver
+
+if TYPE_CHECKING:
+    from ..solvers.admm.factorisation import Factorisation
+
+SCOPES = ("layer", "output")
+
+
+@dataclass(frozen=True)
+class Options:
+    """How every program of a call is solved.
+
+    Attributes
+    ----------
+    solver : str
+    settings : dict
+        The solver's own.
+    tol_gap, tol_feas : float
+        Of the answers.
+    factorisation : Factorisation or None
+    n_threads : int or None
+    callback : callable or None
+    time_limit : float or None
+        Seconds for all programs together.
+    slack : float
+        Share of the budget that an answer may leave unused.
+    started : float
+        ``time.perf_counter()`` at the start of the call.
+    """
+
+    solver: str
+    settings: dict[str, Any]
+    tol_gap: float
+    tol_feas: float
+    factorisation: Factorisation | None = None
+    n_threads: int | None = None
+    callback: Callable[[Progress], object] | None = None
+    time_limit: float | None = None
+    slack: float = 0.0
+    started: float = field(default_factory=time.perf_counter)
+
+    def elapsed(self) -> float:
+        """Return the seconds since the start."""
+        return time.perf_counter() - self.started
+
+    def expired(self) -> bool:
+        """Return whether the time is over."""
+        return self.time_limit is not None and self.elapsed() > self.time_limit
+
+    def report(self, progress: Progress) -> bool:
+        """Pass on how a solve stands; return whether to stop."""
+        given = replace(progress, elapsed=self.elapsed())
+        asked = self.callback is not None and bool(self.callback(given))
+        return asked or self.expired()
+
+    def solve(
+        self, problem: Problem, start: Solution | None, tol_gap: float | None = None
+    ) -> Solution:
+        """Solve one program within the time that is left."""
+        settings = dict(self.settings)
+        known = {f.name for f in fields(get_solver(self.solver, problem).Settings)}
+        if self.time_limit is not None and "time_limit" in known:
+            settings["time_limit"] = max(self.time_limit - self.elapsed(), 1e-3)
+        watched = self.callback is not None or self.time_limit is not None
+        return solve(
+            problem, self.solver, warm_start=start, n_threads=self.n_threads,
+            callback=self.report if watched else None, factorisation=self.factorisation,
+            tol_gap=tol_gap or self.tol_gap, tol_feas=self.tol_feas, **settings,
+        )  # fmt: skip
+
+
+def checked_options(
+    problem: Problem, solver: str, settings: dict[str, Any], *, warm_start: Any = None,
+    callback: Any = None, tol_gap: float | None, tol_feas: float | None,
+    time_limit: float | None, **more: Any,
+) -> Options:  # fmt: skip
+    """Return the options of a call, every argument checked but the solver's own settings.
+
+    Raises
+    ------
+    ProblemError, SettingsError, UnsupportedError, MissingDependencyError
+    """
+    checked_solver(problem, solver)
+    check_call(problem, warm_start, callback)
+    check_time_limit(time_limit)
+    tolerances = checked_tolerances(problem, tol_gap, tol_feas)
+    return Options(solver, settings, *tolerances, callback=callback, time_limit=time_limit, **more)
+
+
+def checked_solver(problem: Problem, solver: str) -> Any:
+    """Return the module of a solver that can do what a problem of the radius form asks.
+
+    Raises
+    ------
+    ProblemError, SettingsError, UnsupportedError, MissingDependencyError
+    """
+    if not isinstance(problem, Problem):
+        raise ProblemError(f"problem must be a Problem, but was {type(problem).__name__}")
+    if problem.penalised:
+        formulation = "strict" if problem.strict else "pooled"
+        raise ProblemError(
+            f"formulation must be one with a radius, but was {problem.formulation!r}, and here "
+            f"the budget decides lambda_; use formulation={formulation!r}"
+        )
+    if not isinstance(solver, str):
+        raise SettingsError(f"solver must be one of {list(SOLVERS)}, but was {solver!r}")
+    return get_solver(solver, problem)
+
+
+def count_of_sparsity(problem: Problem, sparsity: Any) -> int:
+    """Return the nonzeros that a sparsity in [0, 1) leaves."""
+    check_number("sparsity", sparsity, 0.0, 1.0, closed=True)
+    size = problem.n_inputs * problem.n_outputs
+    return size - round(float(sparsity) * size)
+
+
+def checked_count(problem: Problem, nnz: Any) -> int:
+    """Return a number of nonzeros that the layer has room for."""
+    check_integer("nnz", nnz, 0)
+    size = problem.n_inputs * problem.n_outputs
+    if nnz > size:
+        raise ProblemError(f"nnz must be at most {size}, all of W, but was {nnz}")
+    return int(nnz)
+
+
+def check_scope(scope: Any) -> None:
+    """Raise SettingsError unless scope is "layer" or "output"."""
+    check_choice("scope", scope, SCOPES)

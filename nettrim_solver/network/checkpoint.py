@@ -1,0 +1,226 @@
+"""Finished layers on disk, so that no interruption loses them.
+
+A folder holds ``run.json``, the fingerprint of the run (sha256 of weights and calibration data, and
+the settings in words), and one ``.npz`` file per finished layer. All are written atomically: a
+run that is killed at any point leaves whole files, and the same call goes on behind them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..activations import Activation
+from ..exceptions import ProblemError
+from ..problem_file import load_arrays, save_arrays, whole_file
+from .calibration import Calibration
+from .choices import LayerSettings
+from .graph import Network
+
+FORMAT = "nettrim_solver.checkpoint/1"
+WHAT = "a finished layer of a checkpoint"
+RUN_FILE = "run.json"
+
+#: What a run writes of a layer: weights, intercept, and the report's fields.
+Finished = tuple[NDArray[Any], NDArray[Any] | None, dict[str, Any]]
+
+
+class Checkpoint:
+    """The folder of one run.
+
+    Parameters
+    ----------
+    folder : path
+        Made if it is missing.
+    parts : mapping of str to str
+        What the run depends on, see :func:`fingerprint_parts`.
+
+    Raises
+    ------
+    ProblemError
+        If nothing can be written there, or if the folder belongs to a run that differs; the message
+        says in what.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], parts: Mapping[str, str]) -> None:
+        self.folder = Path(folder)
+        self.digest = hashlib.sha256(json.dumps(dict(parts), sort_keys=True).encode()).hexdigest()
+        content = {"format": FORMAT, "fingerprint": self.digest, "parts": dict(parts)}
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._check_same(parts)
+            # Written anew each time: a folder that has become read-only is found out here.
+            with whole_file(self.folder / RUN_FILE) as stream:
+                stream.write(json.dumps(content, indent=1, sort_keys=True).encode())
+        except OSError as error:
+            raise ProblemError(
+                f"checkpoint must be a folder that can be written to, but was {str(folder)!r}: "
+                f"{error.strerror or error}"
+            ) from None
+
+    def _check_same(self, parts: Mapping[str, str]) -> None:
+        """Raise if the folder belongs to a run with another fingerprint."""
+        path = self.folder / RUN_FILE
+        try:
+            old = json.loads(path.read_text())
+            before = {str(name): str(value) for name, value in old["parts"].items()}
+            known = old["format"] == FORMAT
+        except FileNotFoundError:
+            return
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ProblemError(
+                f"checkpoint: {path} cannot be read ({error}); use another folder"
+            ) from None
+        if not known:
+            raise ProblemError(
+                f"checkpoint: {path} is of the format {old['format']!r}, but this version reads "
+                f"{FORMAT!r}; use another folder"
+            )
+        changes = [
+            f"{name} (was {_short(before.get(name))}, is {_short(parts.get(name))})"
+            for name in dict.fromkeys([*before, *parts])
+            if before.get(name) != parts.get(name)
+        ]
+        if changes:
+            raise ProblemError(
+                f"checkpoint {str(self.folder)!r} belongs to another run; what changed: "
+                f"{'; '.join(changes)}. Use another folder, or call with what was given then"
+            )
+
+    def load(self, name: str) -> Finished | None:
+        """Return a finished layer, or None if there is none.
+
+        Raises
+        ------
+        ProblemFileError
+            If its file is damaged.
+        ProblemError
+            If the file belongs to another run.
+        """
+        path = self._path(name)
+        if not path.exists():
+            return None
+        arrays = load_arrays(path, WHAT)
+        try:
+            record = json.loads(str(arrays["record"][()]))
+            same = str(arrays["fingerprint"][()]) == self.digest and record["name"] == name
+            finished = arrays["W"], arrays.get("b"), record
+        except (ValueError, KeyError, TypeError) as error:
+            raise ProblemError(f"checkpoint: {path} is not {WHAT} ({error}); delete it") from None
+        if not same:
+            raise ProblemError(f"checkpoint: {path} belongs to another run; delete it")
+        return finished
+
+    def save(self, name: str, W: NDArray[Any], b: NDArray[Any] | None, record: Any) -> None:
+        """Write a finished layer, all or nothing.
+
+        Raises
+        ------
+        ProblemError
+            If it cannot be written.
+        """
+        arrays: dict[str, Any] = {"W": W} if b is None else {"W": W, "b": b}
+        arrays["record"] = np.array(json.dumps(record))
+        arrays["fingerprint"] = np.array(self.digest)
+        try:
+            save_arrays(self._path(name), arrays)
+        except OSError as error:
+            raise ProblemError(
+                f"checkpoint: layer {name!r} cannot be written to {str(self.folder)!r}: "
+                f"{error.strerror or error}"
+            ) from None
+
+    def _path(self, name: str) -> Path:
+        readable = re.sub(r"[^A-Za-z0-9_.-]", "_", name)[:60]
+        number = hashlib.sha256(name.encode()).hexdigest()[:8]
+        return self.folder / f"layer-{readable}-{number}.npz"
+
+
+def fingerprint_parts(
+    network: Network,
+    data: Calibration,
+    choices: Mapping[str, LayerSettings],
+    **settings: Any,
+) -> dict[str, str]:
+    """Return what a run depends on: hashes of arrays, settings in words.
+
+    Threads, time limits, callbacks and held-out samples are no part of it: they change no weights
+    of a finished layer, but for rounding with another number of threads. A pipeline counts with its
+    repr, or with its name if that holds an address.
+
+    Returns
+    -------
+    dict of str to str
+    """
+    parts = {
+        "weights": hash_network(network),
+        "calibration data": hash_data(data),
+        **{name: _in_words(value) for name, value in settings.items()},
+    }
+    for name, choice in choices.items():
+        for field in dataclasses.fields(choice):
+            parts[f"{field.name} of layer {name!r}"] = _in_words(getattr(choice, field.name))
+    return parts
+
+
+def hash_network(network: Network) -> str:
+    """Return the sha256 of a network: its operations, their parameters and connections."""
+    digest = hashlib.sha256(repr(network.input_shape).encode())
+    for op in network.operations:
+        digest.update(f"|{type(op).__name__}".encode())
+        for field in dataclasses.fields(op):
+            digest.update(f";{field.name}=".encode())
+            value = getattr(op, field.name)
+            if isinstance(value, np.ndarray):
+                _update(digest, value)
+            elif isinstance(value, Activation):
+                digest.update(f"{value.name}{sorted(value.parameters().items())}".encode())
+            else:
+                digest.update(repr(value).encode())
+    return digest.hexdigest()
+
+
+def hash_data(data: Calibration) -> str:
+    """Return the sha256 of samples, whatever batches they come in."""
+    digest = hashlib.sha256(f"{len(data)}{data.sample_shape}{data.dtype.str}".encode())
+    for batch in data.batches():
+        digest.update(np.ascontiguousarray(batch).data)
+    return digest.hexdigest()
+
+
+def _update(digest: Any, array: NDArray[Any]) -> None:
+    digest.update(f"{array.shape}{array.dtype.str}".encode())
+    digest.update(np.ascontiguousarray(array).data)
+
+
+def _in_words(value: Any) -> str:
+    if callable(value):
+        words = repr(value)
+        if " at 0x" in words:
+            kind = value if hasattr(value, "__qualname__") else type(value)
+            return f"{kind.__module__}.{kind.__qualname__}"
+        return words
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{k}: {_in_words(v)}" for k, v in sorted(value.items())) + "}"
+    if isinstance(value, np.ndarray):
+        digest = hashlib.sha256()
+        _update(digest, value)
+        return f"array {digest.hexdigest()}"
+    if isinstance(value, np.generic):
+        value = value.item()
+    return repr(value)
+
+
+def _short(words: str | None) -> str:
+    if words is None:
+        return "nothing"
+    return words if len(words) <= 40 else words[:12] + "..."
