@@ -20,7 +20,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -28,13 +28,14 @@ from typing import Any
 from nettrim_solver import Problem, Solution, available_solvers, compare, solve
 from nettrim_solver.budget import solve_for_sparsity
 from nettrim_solver.comparison import Row
+from nettrim_solver.reweighting import reweight
 from nettrim_solver.solvers import SOLVERS
 
 from . import __main__ as harness
 from . import compare_report
 from .compare_layers import Layer, MissingDataError, layers
 from .environment import environment, load_average
-from .measure import in_fresh_process, pool_report, say
+from .measure import in_fresh_process, say
 
 CASES = ("a", "b", "c", "d", "e", "f", "wall_clock")
 
@@ -43,11 +44,8 @@ SPARSITIES = (0.5, 0.7, 0.9)
 #: Methods whose supports are worth the swaps.
 SWAPPED = ("exact_obs", "alps")
 
-#: The stages of Net-Trim, each of which begins where the one before ended.
-STAGES = ("net-trim l1", "net-trim l0")
-
-#: Methods whose published code has a damping of its own, which their defaults are.
-OWN_DAMPING = ("alps", "l0", "admm_mask", "sparsegpt")
+#: The stages of Net-Trim; the last begins where the one before ended.
+STAGES = ("net-trim l1", "net-trim reweighted", "net-trim l0")
 
 #: Published damping of L-OBS, on X'X / P; for inputs of norm near one it means as much here.
 OBS_DAMPING = 1e-6
@@ -163,7 +161,6 @@ def run_case(case: str, seed: int, quick: bool) -> dict[str, Any]:
         "n_threads": 1,
         "seconds": time.perf_counter() - started,
         "environment": environment() | {"load_average_before": load, "command": None},
-        **pool_report(),
     }
 
 
@@ -183,7 +180,7 @@ def run_layer(layer: Layer, memory: bool) -> dict[str, Any]:
     plain = [name for name in pruners if name not in SWAPPED]
     swapped = [name for name in SWAPPED if name in pruners]
     targets = ["linear", "box"] if layer.box else ["linear"]
-    net_trim = NetTrim()
+    net_trim = NetTrim(settings_of(layer, ["l0"], ()).get("l0", {}))
     rows = [
         *rows_of(layer, plain, refit="linear"),
         *rows_of(layer, swapped, refit=targets, swaps=targets),
@@ -208,27 +205,29 @@ def run_layer(layer: Layer, memory: bool) -> dict[str, Any]:
 class NetTrim:
     """Net-Trim stage by stage: the l1 norm, l1 weights of its own, the count of the nonzeros."""
 
-    def __init__(self) -> None:
+    def __init__(self, options: dict[str, Any]) -> None:
+        self.options = options
         self.answers: dict[float, tuple[Solution, float]] = {}
 
     def stages(self) -> dict[str, Any]:
         """Return the functions that :func:`compare` calls, by the names of the rows."""
-        return dict(zip(STAGES, (self.l1, self.l0), strict=True))
+        return dict(zip(STAGES, (self.l1, self.reweighted, self.l0), strict=True))
 
     def l1(self, problem: Problem, sparsity: float, start: Solution | None) -> Solution:
         """Return the answer of the convex program with equal l1 weights."""
-        return self.kept(sparsity, lambda: solve_for_sparsity(problem, sparsity, warm_start=start))
+        return solve_for_sparsity(problem, sparsity, warm_start=start)
+
+    def reweighted(self, problem: Problem, sparsity: float, start: Solution | None) -> Solution:
+        """Return that of the last of the programs whose l1 weights follow the answers."""
+        started = time.perf_counter()
+        answer = reweight(problem, sparsity=sparsity)
+        self.answers[sparsity] = answer, time.perf_counter() - started
+        return answer
 
     def l0(self, problem: Problem, sparsity: float, start: Solution | None) -> Solution:
         """Return the answer to the count in place of the l1 norm, from the convex one."""
-        return solve(problem, "l0", sparsity=sparsity, warm_start=self.answers[sparsity][0])
-
-    def kept(self, sparsity: float, call: Callable[[], Solution]) -> Solution:
-        """Return an answer, and keep it with its seconds for the stage that begins there."""
-        started = time.perf_counter()
-        answer = call()
-        self.answers[sparsity] = answer, time.perf_counter() - started
-        return answer
+        begin = self.answers[sparsity][0]
+        return solve(problem, "l0", sparsity=sparsity, warm_start=begin, **self.options)
 
     def with_all_seconds(self, rows: Iterable[Row]) -> list[Row]:
         """Return the rows with the seconds of the whole way."""
@@ -254,7 +253,7 @@ def settings_of(layer: Layer, solvers: Iterable[str], refinements: Iterable[str]
     """Return the options that make the runs those of the figures beside them."""
     if layer.damping is None:
         return {"obs": {"damping": OBS_DAMPING}} if "obs" in solvers else {}
-    names = [name for name in solvers if name in SOLVERS and name not in OWN_DAMPING]
+    names = [name for name in solvers if name in SOLVERS and name not in layer.own_damping]
     names += [name for name in ("refit", "swaps") if name in refinements]
     return {name: {"damping": layer.damping} for name in names}
 

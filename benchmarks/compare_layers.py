@@ -25,6 +25,13 @@ N_IMAGES, N_TEST_IMAGES = 1000, 4000
 BEFORE = ("exact_obs", 0.9)
 
 
+#: Methods whose published code has a damping of its own, which their defaults are.
+PUBLISHED_DAMPING = ("alps", "l0", "admm_mask", "sparsegpt")
+
+#: Nonzeros of the sparse truth, as a fraction of its inputs; the damping that hardly disturbs it.
+TRUTH, SLIGHT = 0.08, 1e-6
+
+
 class MissingDataError(Exception):
     """A case cannot run here; the text says why."""
 
@@ -57,7 +64,10 @@ class Layer:
     metric : {"error", "activation_error"}
         Which error is shown.
     damping : float or None
-        Of the methods whose published code has none; None leaves all defaults.
+        Of the methods and refinements that have no value of their own here; None leaves all
+        defaults.
+    own_damping : tuple of str
+        Methods that keep their defaults all the same: those of their published code.
     box : bool
         Whether refinements towards the target box are tried, too.
     accuracy : callable or None
@@ -69,6 +79,7 @@ class Layer:
     heldout: dict[str, Any]
     metric: str = "error"
     damping: float | None = None
+    own_damping: tuple[str, ...] = ()
     box: bool = False
     accuracy: Callable[[Any, Any], float] | None = field(default=None, repr=False)
 
@@ -114,31 +125,35 @@ def gaussian(case: str, size: Size, seed: int) -> Layer:
         name = name.replace("Gaussian,", "Gaussian clipped at zero,", 1)
     problem = Problem(X, X @ W, W, activation="identity", intercept=False)
     damping = None if case == "c" else 0.0
-    return Layer(name, problem, {"X_heldout": fresh}, damping=damping)
+    return Layer(
+        name, problem, {"X_heldout": fresh}, damping=damping, own_damping=PUBLISHED_DAMPING
+    )
 
 
 def sparse_truth(size: Size, seed: int, activation: str) -> Layer:
     """Return a dense trained layer that a sparse one could replace without loss.
 
-    The inputs are redundant: ``X = S A`` with half as many signals in S as inputs. Weights of 90 %
-    zeros make the outputs; the trained ones are those of least norm that make the same outputs, and
-    have no zeros.
+    The inputs are redundant: ``X = S A`` with half as many signals in S as inputs. Weights with few
+    nonzeros, equally many for every output, make the outputs; the trained ones are those of least
+    norm that make the same outputs, and have no zeros.
     """
     rng = np.random.default_rng(seed)
     N, M = size.n_inputs // 2, size.n_outputs // 2
     rank, P, n_fresh = N // 2, size.n_samples // 2, size.n_heldout // 2
     A = rng.standard_normal((rank, N)) / np.sqrt(rank)
-    truth = np.where(rng.random((N, M)) < 0.1, rng.standard_normal((N, M)), 0.0)
+    kept = max(1, round(TRUTH * N))
+    ranks = np.argsort(np.argsort(rng.random((N, M)), axis=0), axis=0)
+    truth = np.where(ranks < kept, rng.standard_normal((N, M)), 0.0)
     W = np.linalg.pinv(A) @ (A @ truth)
     X, fresh = rng.standard_normal((P, rank)) @ A, rng.standard_normal((n_fresh, rank)) @ A
     Z = X @ W
-    Y = np.maximum(Z, 0.0) if activation == "relu" else Z
-    share = float(np.mean(truth == 0))
+    relu = activation == "relu"
+    Y = np.maximum(Z, 0.0) if relu else Z
     return Layer(
-        f"X {P} x {N} of rank {rank}, a truth with {100 * share:.0f} % zeros behind a dense W "
-        f"{N} x {M}, {'ReLU' if activation == 'relu' else 'linear'} target",
+        f"X {P} x {N} of rank {rank}, behind a dense W {N} x {M} one with "
+        f"{100 * (1 - kept / N):.1f} % zeros, {'ReLU' if relu else 'linear'} target",
         Problem(X, Y, W, activation=activation, intercept=False), {"X_heldout": fresh},
-        metric="activation_error", box=activation == "relu",
+        metric="activation_error", damping=SLIGHT, box=relu,
     )  # fmt: skip
 
 

@@ -47,6 +47,9 @@ DRAWN = {
     "net-trim l0+swaps": ("C3", "-"),
 }
 
+#: Zeros beyond those asked for that are rounding to whole weights.
+ROUNDING = 2e-3
+
 #: Whose code gave known figures, in words.
 WHOSE = {"authors": "the authors'", "prototype": "the prototype's"}
 
@@ -170,12 +173,15 @@ def grid(
     accuracy = layer["trained_accuracy"] is not None
     head = ["method", *(f"{s:g}" for s in levels), *(f"held-out {s:g}" for s in levels)]
     head += [f"accuracy {s:g}" for s in levels] if accuracy else []
-    head += ["seconds", "gap"] + ["known", "code", "ratio"] * bool(known)
+    more = any(more_zeros(row) for row in layer["rows"])
+    head += ["zeros"] * more + ["seconds", "gap"] + ["known", "code", "ratio"] * bool(known)
     lines = []
     for name in dict.fromkeys([*ours, *known]):
         rows, cells = ours.get(name, []), [name]
         for field in [*errors, *["accuracy"] * accuracy]:
             cells += [figure(row[field]) for row in rows] or ["-"] * len(levels)
+        if more:
+            cells.append(" ".join(f"{number(row['zeros']):.3g}" for row in rows if more_zeros(row)))
         seconds = [number(row["seconds"]) for row in rows]
         gaps = [number(row["gap"]) for row in rows if row["gap"] is not None]
         cells += [f"{max(seconds):.2g}" if seconds else "-", f"{max(gaps):.0e}" if gaps else "-"]
@@ -183,6 +189,11 @@ def grid(
             cells += beside(rows, known.get(name))
         lines.append(cells)
     return head, lines
+
+
+def more_zeros(row: dict[str, Any]) -> bool:
+    """Return whether an answer has more zeros than it was asked for, beyond rounding."""
+    return number(row["zeros"]) > row["sparsity"] + ROUNDING
 
 
 def beside(rows: list[dict[str, Any]], known: Known | None) -> list[str]:

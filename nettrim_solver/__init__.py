@@ -5,12 +5,14 @@ its certificate. See the documentation for the mathematics and for how to choose
 """
 
 from . import activations, exceptions, instances
+from .budget import solve_for_epsilon, solve_for_nnz, solve_for_sparsity
 from .certificate import Certificate, certify
 from .compare import compare
 from .comparison import Comparison
 from .exceptions import NettrimError
 from .problem import Problem
 from .refine import refit, swaps
+from .reweighting import Round, reweight, reweighting_rounds
 from .solution import Solution
 from .solve import solve
 from .solvers import Progress, available_solvers
@@ -26,6 +28,7 @@ __all__ = [
     "Network",
     "Problem",
     "Progress",
+    "Round",
     "Solution",
     "Status",
     "activations",
@@ -36,7 +39,12 @@ __all__ = [
     "instances",
     "prune_network",
     "refit",
+    "reweight",
+    "reweighting_rounds",
     "solve",
+    "solve_for_epsilon",
+    "solve_for_nnz",
+    "solve_for_sparsity",
     "swaps",
 ]
 

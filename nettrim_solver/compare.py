@@ -311,7 +311,7 @@ class Run:
             l1_norm=float(np.sum(np.abs(W), dtype=np.float64)), status=str(solution.status),
             proved=solution.status is Status.OPTIMAL,
             gap=float(np.max(np.abs(judged.gaps))) if dual else None,
-            violation=judged.violation if dual else None,
+            violation=judged.violation if dual else None, warnings=tuple(solution.warnings),
         )  # fmt: skip
 
     def _left(self) -> float | None:

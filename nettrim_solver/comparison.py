@@ -66,6 +66,8 @@ class Row:
         Of the certificate, where there is a dual point.
     failure : str
         The error, where there is no answer.
+    warnings : tuple of str
+        What the solver says of its answer, such as why it has more zeros than asked for.
     """
 
     solver: str
@@ -86,6 +88,7 @@ class Row:
     gap: float | None = None
     violation: float | None = None
     failure: str | None = None
+    warnings: tuple[str, ...] = ()
 
     @property
     def label(self) -> str:
@@ -157,8 +160,10 @@ class Comparison:
             first, *rest = (text.rjust(width) for text, width in zip(texts, widths, strict=True))
             lines.append("  ".join([texts[0].ljust(len(first)), *rest]).rstrip())
         for row in self.rows:
+            where = f"{row.label} at {row.sparsity:g}"
+            lines += [f"{where}: {warning}" for warning in row.warnings]
             if row.failure is not None:
-                lines.append(f"{row.label} at {row.sparsity:g} failed: {row.failure}")
+                lines.append(f"{where} failed: {row.failure}")
         if self.trained_accuracy is not None:
             lines.append(f"accuracy of the trained weights: {self.trained_accuracy:.4f}")
         if not self.complete:
@@ -284,5 +289,7 @@ def _plain(value: Any) -> Any:
 
 def _number(name: str, value: Any) -> Any:
     """Return a field of a row as it was before :func:`_plain`."""
+    if name == "warnings":
+        return tuple(value)
     texts = ("solver", "refinement", "status", "failure")
     return float(value) if isinstance(value, str) and name not in texts else value

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from .budget import solve_for_nnz
+from .checks import check_choice
 from .exceptions import ProblemError, SettingsError
 from .problem import Problem
 from .refine import refit, swaps
@@ -103,9 +104,25 @@ class Solve(Step):
 
 @dataclass(frozen=True)
 class L0(Solve):
-    """The l0 stage (solver "l0"): fewest weights near the target box, from the answer before."""
+    """The l0 stage (solver "l0"): fewest weights near the target box.
+
+    Attributes
+    ----------
+    start : {"trained", "before"}
+        Whether it begins at the trained weights, or at the answer before. From a convex answer it
+        comes nearer to the box on the samples given, and not always on others: score both. Where
+        the radius is the budget it always begins at the answer before, which keeps it.
+    """
 
     solver: str = "l0"
+    start: str = "trained"
+
+    def __call__(
+        self, problem: Problem, before: Solution | None, nnz: int | None, call: Call
+    ) -> Solution:
+        """Solve for the budget."""
+        anew = self.start == "trained" and nnz is not None
+        return super().__call__(problem, None if anew else before, nnz, call)
 
 
 @dataclass(frozen=True)
@@ -163,6 +180,7 @@ class Swaps(Step):
     target: str = "linear"
     damping: float | None = None
     max_swaps: int | None = None
+    pattern: str | None = None
 
     def __call__(
         self, problem: Problem, before: Solution | None, nnz: int | None, call: Call
@@ -170,7 +188,7 @@ class Swaps(Step):
         """Swap in the answer before."""
         return swaps(
             problem, _required(before, self), self.target, self.damping, max_swaps=self.max_swaps,
-            time_limit=call.seconds_left(), n_threads=call.n_threads,
+            pattern=self.pattern, time_limit=call.seconds_left(), n_threads=call.n_threads,
         )  # fmt: skip
 
 
@@ -210,15 +228,16 @@ class Pipeline:
         for step in steps:
             if not isinstance(step, Step):
                 raise SettingsError(f"steps must be steps of a pipeline, but one was {step!r}")
+            solver = getattr(step, "solver", None)
+            if solver is not None and solver not in SOLVERS:
+                raise SettingsError(f"solver must be one of {list(SOLVERS)}, but was {solver!r}")
+            if isinstance(step, L0):
+                check_choice("start", step.start, ("trained", "before"))
         if isinstance(steps[0], (Refit, Swaps)):
             raise SettingsError(
                 f"the first step must find weights of its own, but was {steps[0]!r}: "
                 "begin with Solve, L0 or Reweight"
             )
-        for step in steps:
-            solver = getattr(step, "solver", None)
-            if solver is not None and solver not in SOLVERS:
-                raise SettingsError(f"solver must be one of {list(SOLVERS)}, but was {solver!r}")
         self.steps = steps
 
     def __call__(

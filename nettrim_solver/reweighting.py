@@ -1,22 +1,19 @@
 r"""Reweighted l1: a few convex programs, each with weights from the answer of the last.
 
-The l1 norm shrinks large weights and keeps too many small ones. Weights :math:`c_{ij}` that are
-small where a weight is large take that back, and what is solved is near the number of nonzeros. In
-scaled coordinates, :math:`v_{ij} = \|x_i\| w_{ij}`, the penalty is
-:math:`\sum c \, a_{ij} |v_{ij}|` with the problem's own l1 weights c (zeros stay unpenalised) and
+The l1 norm shrinks large weights and keeps too many small ones. What comes nearer to a number of
+nonzeros is the concave :math:`\sum \log(|v_{ij}| + \delta)`, in scaled coordinates
+:math:`v_{ij} = \|x_i\| w_{ij}`, and it is approached by l1 programs whose weights are its slopes at
+the last answer,
 
-.. math::
+.. math:: \sum_{ij} c_{ij} a_{ij} |v_{ij}|, \qquad a_{ij} = \frac{1}{|v_{ij}| + \delta},
+   \qquad \delta = 0.3 q,
 
-    a_{ij} = \frac{1}{|v_{ij} - g_{ij} / L| + q / 10},
+with q the 30 % quantile of the nonzero :math:`|v|`, and the problem's own l1 weights c (so 0 stays
+unpenalised). The first program has :math:`a_{ij} = 1 / (|v^0_{ij}| + 0.001\, \mathrm{mean}|v^0|)`
+for the trained weights :math:`v^0` (the adaptive l1 norm), or the problem's own l1 norm as it is.
 
-where g is the gradient of half the squared distance at the last answer, L the largest eigenvalue of
-:math:`\tilde X^T \tilde X`, and q the 30 % quantile of the nonzero :math:`|v|`. The gradient step
-tells the zeros apart: one that presses against its bound is nearer to coming back. (Without it, and
-with a larger constant, this is the rule of Candes, Wakin and Boyd.) The first program has
-:math:`a_{ij} = 1 / (|v^0_{ij}| + 0.001 \, \mathrm{mean} |v^0|)` for trained weights
-:math:`v^0`, the adaptive l1 norm, or :math:`a = 1 / \|x_i\|`, the plain one.
-
-The weights of each program are scaled so that the last answer costs in it what it cost before.
+Each program is convex and its answer certified; for a number of nonzeros each searches for its own
+penalty. The weights are scaled so that the last answer costs what it did before.
 
 References
 ----------
@@ -31,8 +28,10 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from .budget.levels import Array
+from .budget.count import search_for_nnz
+from .budget.levels import Array, input_sizes
 from .budget.options import (
     Options,
     check_scope,
@@ -40,8 +39,6 @@ from .budget.options import (
     checked_options,
     count_of_sparsity,
 )
-from .budget.search import search_for_nnz
-from .certificate import adjoint
 from .checks import check_choice, check_integer
 from .exceptions import ProblemError, SettingsError
 from .problem import Problem
@@ -56,11 +53,15 @@ if TYPE_CHECKING:
 
 #: Constants of the rule: quantile of the nonzeros, its part that keeps the weights finite, and the
 #: part of the mean that does so for trained weights.
-QUANTILE, PART, TRAINED_PART = 0.3, 0.1, 1e-3
+QUANTILE, PART, TRAINED_PART = 0.3, 0.3, 1e-3
 
 #: Share of the budget that the answers of all programs but the last may leave unused: they only
 #: choose weights.
 SLACK = 0.01
+
+
+#: Outcomes after which there is nothing to weight by.
+STOPS = (Status.TIME_LIMIT, Status.INTERRUPTED, Status.FAILED, Status.INFEASIBLE)
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,14 +80,20 @@ class Round:
     solution: Solution
 
 
-def reweight(problem: Problem, **options: Any) -> Solution:
+def reweight(
+    problem: Problem, rounds: int = 4, *, raise_on_failure: bool = False, **options: Any
+) -> Solution:
     """Solve a layer by reweighted l1, and return the answer of the last program.
 
     Parameters
     ----------
     problem : Problem
+    rounds : int
+        Programs after the first.
+    raise_on_failure : bool
+        As for :func:`solve`.
     **options
-        Those of :func:`reweighting_rounds`, and ``raise_on_failure``.
+        Those of :func:`reweighting_rounds`.
 
     Returns
     -------
@@ -104,11 +111,10 @@ def reweight(problem: Problem, **options: Any) -> Solution:
     >>> solution.nnz, str(solution.status)
     (20, 'optimal')
     """
-    raise_on_failure = options.pop("raise_on_failure", False)
     last: Solution | None = None
     stop: Status | None = None
     try:
-        for step in reweighting_rounds(problem, **options):
+        for step in reweighting_rounds(problem, rounds, **options):
             stop = step.solution.status if step.solution.status in STOPS else None
             last = step.solution if stop is None or last is None else last
     except KeyboardInterrupt:
@@ -123,18 +129,16 @@ def reweight(problem: Problem, **options: Any) -> Solution:
     return last
 
 
-STOPS = (Status.TIME_LIMIT, Status.INTERRUPTED, Status.FAILED, Status.INFEASIBLE)
-
-
 def reweighting_rounds(
     problem: Problem,
+    rounds: int = 4,
     *,
     sparsity: float | None = None,
     nnz: int | None = None,
-    rounds: int = 4,
     start: str | None = None,
     solver: str = "admm",
     scope: str = "layer",
+    warm_start: Solution | None = None,
     callback: Callable[[Progress], object] | None = None,
     factorisation: Factorisation | None = None,
     n_threads: int | None = None,
@@ -150,16 +154,18 @@ def reweighting_rounds(
     problem : Problem
         Pooled or strict. With trained weights it starts better; without `sparsity` and `nnz` its
         radius is the budget of every program.
+    rounds : int
+        Programs after the first.
     sparsity, nnz : float or int, optional
         The budget, as for :func:`solve_for_sparsity` and :func:`solve_for_nnz`. The last program
         uses it up, the others may leave one per cent.
-    rounds : int
-        Programs after the first.
     start : {"trained", "plain"}, optional
         Weights of the first program: from the trained W, or the problem's own. "trained" where
         there is a W.
     solver : str
         A convex solver that takes l1 weights.
+    warm_start : Solution, optional
+        An answer of any solver for the first program to be weighted by, in place of `start`.
     scope, callback, factorisation, n_threads, tol_gap, tol_feas, time_limit, **settings
         As for :func:`solve_for_nnz`; one clock runs for all programs.
 
@@ -185,8 +191,8 @@ def reweighting_rounds(
     ['optimal', 'optimal', 'optimal']
     """
     options = checked_options(
-        problem, solver, settings, callback=callback, tol_gap=tol_gap, tol_feas=tol_feas,
-        time_limit=time_limit, n_threads=n_threads,
+        problem, solver, settings, warm_start=warm_start, callback=callback, tol_gap=tol_gap,
+        tol_feas=tol_feas, time_limit=time_limit, factorisation=factorisation, n_threads=n_threads,
     )  # fmt: skip
     get_solver(solver, problem.replace(weights=np.full(problem.n_inputs, 0.5)))
     check_integer("rounds", rounds, 0)
@@ -197,26 +203,29 @@ def reweighting_rounds(
     check_choice("start", start, ("trained", "plain"))
     if start == "trained" and problem.W is None:
         raise ProblemError("start='trained' needs trained weights: give W to the problem")
-    with limit_threads(n_threads):
+    if factorisation is None and solver == "admm":
         from .solvers.admm.factorisation import Factorisation
 
-        shared = Factorisation(problem) if factorisation is None else factorisation
-        shared.check(problem)
-        if solver == "admm":
-            options = replace(options, factorisation=shared)
-    return _rounds(problem, keep, scope, rounds, start, options, shared)
+        with limit_threads(n_threads):
+            options = replace(options, factorisation=Factorisation(problem))
+    return _rounds(problem, keep, scope, rounds, start, options, warm_start)
 
 
 def _rounds(
     problem: Problem, keep: int | None, scope: str, rounds: int, start: str, options: Options,
-    shared: Factorisation,
+    solution: Solution | None,
 ) -> Iterator[Round]:  # fmt: skip
-    weighted, solution = problem, None
-    if start == "trained":
+    sizes = input_sizes(problem)[:, None]
+    sizes[sizes == 0] = 1.0  # what cannot contribute must not become free
+    separate = scope == "output" or problem.radius == "per_output"
+    weighted = problem
+    if solution is not None and solution.W.any():
+        weighted = _weighted(problem, problem, solution.W, sizes, separate)
+    elif solution is None and start == "trained" and np.any(problem.W):
         assert problem.W is not None
-        W = problem.W.astype(np.float64)
-        size = np.abs(W) * shared.norm[:, None]
-        weighted = _weighted(problem, 1.0 / (size + TRAINED_PART * size.mean()), W, shared)
+        V = np.abs(problem.W.astype(np.float64)) * sizes
+        a = 1.0 / (V + TRAINED_PART * V.mean())
+        weighted = _scaled(problem, problem, a * sizes, problem.W)
     for step in range(rounds + 1):
         with limit_threads(options.n_threads):
             if keep is None:
@@ -226,52 +235,35 @@ def _rounds(
                 solution = search_for_nnz(
                     weighted, keep, scope, replace(options, slack=slack), solution
                 )
-                radii = solution.certificate.epsilons
-                solved = weighted
-                if radii is not None:
-                    separate = scope == "output" or problem.radius == "per_output"
+                radii, solved = solution.certificate.epsilons, weighted
+                if radii is not None and solution.status is not Status.INFEASIBLE:
                     solved = weighted.within(radii if separate else float(radii[0]))
         yield Round(solved, solution)
         if solution.status in STOPS or step == rounds or not solution.W.any():
             return
-        with limit_threads(options.n_threads):
-            separate = not solved.joint
-            sizes = 1.0 / _magnitudes(solved, solution, shared, separate)
-            weighted = _weighted(problem, sizes, solution.W.astype(np.float64), shared, weighted)
+        weighted = _weighted(problem, weighted, solution.W, sizes, separate)
 
 
 def _weighted(
-    problem: Problem, a: Array, W: Array, shared: Factorisation, last: Problem | None = None
+    problem: Problem, last: Problem, W: NDArray[Any], sizes: Array, separate: bool
 ) -> Problem:
-    """Return the problem with l1 weights ``c a ||x||``, scaled so that W costs what it did."""
-    before = problem.penalty() if last is None else last.penalty()
-    weights = problem.penalty() * shared.norm[:, None] * a
-    cost, new = (float(np.sum(c * np.abs(W))) for c in (before, weights))
-    return problem.replace(weights=weights * (cost / new) if cost > 0 and new > 0 else weights)
+    """Return the problem with the slopes of the logarithms at W for l1 weights.
+
+    delta is of the layer, or of every output (`separate`).
+    """
+    V = np.abs(W.astype(np.float64)) * sizes
+    found = np.where(V > 0, V, np.nan)
+    # An output without weights has no scale of its own.
+    found[:, np.all(V == 0, axis=0)] = V.max()
+    delta = PART * np.nanquantile(found, QUANTILE, axis=0 if separate else None)
+    return _scaled(problem, last, sizes / (V + delta), W)
 
 
-def _magnitudes(
-    problem: Problem, solution: Solution, shared: Factorisation, separate: bool
-) -> Array:
-    """Return ``|v - g / L| + q / 10``, with a q of the layer, or of every output."""
-    from .solvers.admm.factorisation import KAPPA
-
-    V = solution.W.astype(np.float64) * shared.norm[:, None]
-    size = np.where(V != 0, np.abs(V), np.nan)
-    none = np.isnan(size).all(axis=0)
-    size[:, none] = np.nanmax(size)  # an output without weights has no scale of its own
-    q = np.nanquantile(size, QUANTILE, axis=0 if separate else None)
-    # g = lambda X~' theta for the dual point that touches its bounds.
-    g = np.zeros_like(V)
-    if solution.theta is not None and solution.multiplier is not None:
-        slopes = adjoint(problem.X, solution.theta)
-        penalty = np.broadcast_to(problem.penalty(), V.shape)
-        ratios = np.divide(np.abs(slopes), penalty, out=np.zeros(V.shape), where=penalty > 0)
-        largest = ratios.max(axis=0)
-        usable = (largest > 0) & np.isfinite(solution.multiplier)
-        factor = np.divide(solution.multiplier, largest, out=np.zeros(len(largest)), where=usable)
-        g = slopes / shared.norm[:, None] * factor
-    return np.abs(V - g * (KAPPA / shared.kappa)) + PART * q
+def _scaled(problem: Problem, last: Problem, weights: Array, W: NDArray[Any]) -> Problem:
+    """Return the problem with these l1 weights times its own, scaled so that W costs the same."""
+    weights = problem.penalty() * weights
+    before, after = (float(np.sum(c * np.abs(W))) for c in (last.penalty(), weights))
+    return problem.replace(weights=weights * (before / after) if after > 0 else weights)
 
 
 def _budget(problem: Problem, sparsity: Any, nnz: Any) -> int | None:

@@ -184,6 +184,14 @@ def test_a_target_of_zeros_has_no_relative_error():
     assert fresh.heldout_error == 0.0
 
 
+def test_a_row_says_why_it_has_more_zeros_than_asked():
+    X = np.random.default_rng(3).standard_normal((60, 10))
+    found = compare(Problem(X, X[:, :2], activation="identity"), sparsities=[0.3])
+    (row,) = found.rows
+    assert row.nnz == 2 and "although 14 may stay" in row.warnings[0]
+    assert f"admm at 0.3: {row.warnings[0]}" in str(found)
+
+
 # What is reused, what fails, what ends it -------------------------------------------------------
 
 
@@ -367,7 +375,8 @@ def test_json_round_trip(found, tmp_path):
     assert found.to_json(path) == path.read_text()
     assert json.loads(path.read_text())["rows"][0]["solver"] == "admm"
     assert [p.name for p in tmp_path.iterdir()] == ["found.json"]
-    odd = Comparison((Row("a", "", 0.5, error=np.inf, failure="inf"),), "odd", complete=False)
+    odd_row = Row("a", "", 0.5, error=np.inf, failure="inf", warnings=("1", "b"))
+    odd = Comparison((odd_row,), "odd", complete=False)
     assert Comparison.from_json(odd.to_json()) == odd
     with pytest.raises(OSError):
         found.to_json(tmp_path / "none" / "found.json")

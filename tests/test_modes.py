@@ -27,10 +27,12 @@ from nettrim_solver.network import (
     MaxPool2d,
     Network,
     collect,
+    modes,
     plan_network,
     prune_network,
 )
 from nettrim_solver.network.tasks import group_tasks, strict_cascade
+from nettrim_solver.pipeline import Pipeline, Refit, Solve
 
 from .tolerances import TOLERANCE
 
@@ -260,7 +262,7 @@ def test_clipped_bounds_are_never_worse_and_both_runs_end_proved():
         assert result.status is Status.OPTIMAL
         norms[bound] = np.abs(result.network.layer("W1").W).sum()
         for report in result.layers:
-            assert report.network_error <= report.network_bound * (1 + TOLERANCE["bound"])
+            assert report.network_error <= report.network_bound
     # The first layers are the same, hence so are the inputs of the second ones.
     assert norms["clipped"] <= norms["trained"] * (1 + TOLERANCE["proved"])
 
@@ -363,21 +365,24 @@ class Oscillating(Activation):
         return np.sin(Z)
 
 
-def test_layers_that_cannot_be_pruned_are_passed_over_with_the_reason():
+@pytest.mark.parametrize("mode", ["parallel", "cascade"])
+def test_layers_that_cannot_be_pruned_are_passed_over_with_the_reason(mode):
     W = np.random.default_rng(0).standard_normal((12, 4))
     network = Network(
         [Dense(W, name="odd"), Activate(Oscillating()), Dense(W[:4, :2], name="plain")]
     )  # fmt: skip
-    result = prune_network(network, X, tolerance=0.2)
+    result = prune_network(network, X, tolerance=0.2, mode=mode)
     odd, plain = result.layers
-    assert odd.outcome == "failed" and "no stable inverse" in odd.reason
-    assert plain.pruned and result.status is Status.FAILED
+    assert odd.outcome == "passed over" and "no stable inverse" in odd.reason
+    assert plain.pruned and result.status is Status.OPTIMAL
+    alone = prune_network(network, X, tolerance=0.2, mode=mode, skip="plain")
+    assert alone.status is Status.FAILED
     np.testing.assert_array_equal(result.network.layer("odd").W, W)
-    assert "odd failed" in result.table()
+    assert "odd passed over: " in result.table()
 
     huge = Network([Dense(1e200 * W, name="huge"), Dense(W[:4, :2] * 1e200, name="plain")])
     with np.errstate(over="ignore", invalid="ignore"):
-        report = prune_network(huge, X, tolerance=0.2, mode="parallel").layer("plain")
+        report = prune_network(huge, X, tolerance=0.2, mode=mode).layer("plain")
     assert report.outcome == "passed over" and "must be finite" in report.reason
 
 
@@ -398,6 +403,15 @@ def test_a_pipeline_takes_the_place_of_the_solver():
     assert calls == [(12, None, 1, True), (9, 5, 1, True)]
     assert [one.solver for one in result.layers] == ["magnitude", "magnitude", "admm"]
     assert result.layer("W1").nnz == 5
+
+
+def test_the_pipelines_of_the_house_fit_in():
+    pipeline = Pipeline(Solve("magnitude"), Refit())
+    result = prune_network(mlp(), X, sparsity=0.5, pipeline=pipeline)
+    plain = prune_network(mlp(), X, sparsity=0.5, solver="magnitude")
+    assert result.layer("W1").nnz == plain.layer("W1").nnz
+    assert result.output_error < plain.output_error
+    assert [one.solver for one in result.layers] == ["magnitude+refit"] * 3
 
 
 @pytest.mark.parametrize(
@@ -421,41 +435,47 @@ def test_a_failing_pipeline_costs_its_layer_only(pipeline, reason):
 # Bounds -----------------------------------------------------------------------------------------
 
 
-@settings(max_examples=40)
+@settings(max_examples=30)
 @given(
     seed=st.integers(0, 10**6),
-    widths=st.lists(st.integers(1, 8), min_size=2, max_size=5),
+    widths=st.lists(st.integers(1, 6), min_size=2, max_size=4),
     activation=st.sampled_from(["relu", "identity", "relu6", "leaky_relu", "tanh", "gelu"]),
     mode=st.sampled_from(["parallel", "cascade"]),
     formulation=st.sampled_from(["pooled", "strict"]),
     radius=st.sampled_from(["joint", "per_output"]),
     tolerance=st.sampled_from([0.0, 0.05, 0.3, 1.5]),
     bias=st.booleans(),
+    dtype=st.sampled_from([np.float64, np.float32]),
 )
 def test_measured_errors_are_below_their_bounds(
-    seed, widths, activation, mode, formulation, radius, tolerance, bias
+    seed, widths, activation, mode, formulation, radius, tolerance, bias, dtype
 ):
-    network = mlp(widths, activation, seed, bias=bias)
-    data = samples(25, widths[0], seed + 1)
+    network = mlp(widths, activation, seed, dtype, bias)
+    data = samples(25, widths[0], seed + 1, dtype)
     result = prune_network(
         network, data, mode=mode, tolerance=tolerance, formulation=formulation, radius=radius,
-        settings={"max_iter": 300},
+        settings={"max_iter": 60},
     )  # fmt: skip
-    slack = 1 + TOLERANCE["bound"]
     for report in result.layers:
-        assert report.network_bound is not None
-        floor = TOLERANCE["network_double"]
-        assert report.network_error <= report.network_bound * slack + floor
-        if report.pruned and report.error is not None and mode == "cascade":
-            assert report.error == pytest.approx(report.network_error, abs=floor, rel=1e-9)
-    assert result.output_error <= result.output_bound * slack + TOLERANCE["network_double"]
+        assert report.network_error <= report.network_bound
+    assert result.output_error <= result.output_bound
+
+
+@pytest.mark.parametrize("mode", ["parallel", "cascade"])
+def test_errors_are_those_of_the_two_networks(mode):
+    network, data = mlp(), X
+    result = prune_network(network, data, mode=mode, tolerance=0.2)
     signal, pruned = data, data
-    for op, other in zip(network.operations, result.network.operations, strict=True):
-        signal, pruned = op.apply(signal), other.apply(pruned)
-    error = np.linalg.norm(pruned - signal)
-    assert error == pytest.approx(
-        result.output_error * np.linalg.norm(signal), abs=TOLERANCE["network_double"] * 100
-    )
+    for report, layer in zip(result.layers, network.layers, strict=True):
+        f, new = network.activation_after(layer.name), result.network.layer(layer.name)
+        own = signal if mode == "parallel" else pruned
+        signal, pruned = f(signal @ layer.W + layer.b), f(pruned @ new.W + new.b)
+        scale = np.linalg.norm(signal)
+        assert report.error == pytest.approx(
+            np.linalg.norm(f(own @ new.W + new.b) - signal) / scale
+        )
+        assert report.network_error == pytest.approx(np.linalg.norm(pruned - signal) / scale)
+    assert result.output_error == report.network_error
 
 
 @settings(max_examples=15)
@@ -469,7 +489,7 @@ def test_bounds_hold_through_convolutions_poolings_and_shortcuts(seed, mode, bud
     network, data = convnet(seed, groups), images(6, seed + 1)
     result = prune_network(network, data, mode=mode, solver="magnitude", **budget)
     for report in result.layers:
-        assert report.network_error <= report.network_bound * (1 + TOLERANCE["bound"])
+        assert report.network_error <= report.network_bound
     assert result.output_error <= result.output_bound
 
 
@@ -483,7 +503,7 @@ def test_no_bound_is_claimed_from_some_of_the_rows():
     overrides = {"W2": {"max_rows": None}}
     result = prune_network(network, X, tolerance=0.2, max_rows=100, overrides=overrides)
     assert [one.network_bound is None for one in result.layers] == [True, True, False]
-    assert result.output_error <= result.output_bound * (1 + TOLERANCE["bound"])
+    assert result.output_error <= result.output_bound
 
 
 def test_the_seed_chooses_the_rows():
@@ -520,11 +540,11 @@ def test_too_few_samples_and_silent_outputs_are_warned_of():
     network = mlp(widths=(40, 6, 3))
     b = np.array([-100.0, *network.layer("W0").b[1:]])
     network = network.replace({"W0": (network.layer("W0").W, b)})
-    result = prune_network(network, samples(30, 40), tolerance=0.01)
+    result = prune_network(network, samples(25, 40), tolerance=0.01)
     report = result.layer("W0")
     s = report.nnz / 6
-    assert 30 < 2 * s * np.log(40 / s)
-    assert any(text.startswith("too few samples: 30 rows") for text in report.warnings)
+    assert 25 < 2 * s * np.log(40 / s)
+    assert any(text.startswith("too few samples: 25 rows") for text in report.warnings)
     assert "degenerate: 1 outputs are never active on these rows" in report.warnings
     enough = prune_network(network, samples(3000, 40), tolerance=0.01).layer("W0")
     assert not any("too few" in text for text in enough.warnings)
@@ -657,29 +677,48 @@ def test_the_error_of_a_callback_passes_through():
         prune_network(mlp(), X, tolerance=0.2, callback=callback)
 
 
-def test_a_time_limit_ends_the_run_between_layers():
-    network, clock = mlp(), []
+class Clock:
+    """A clock that stands still unless it is told."""
 
-    def slow(problem, nnz, *, time_limit, **_):
-        clock.append(time_limit)
-        while len(clock) < 2:
-            solution = solve(problem, "magnitude")
-            if solution.seconds["total"] >= 0 and _waited(0.3):
-                break
-        return solution
+    now = 0.0
 
+    def perf_counter(self):
+        return self.now
+
+
+def test_a_time_limit_ends_the_run_between_layers(monkeypatch):
+    network, clock = mlp(), Clock()
+    monkeypatch.setattr(modes, "time", clock)
     result = prune_network(
-        network, X, tolerance=0.2, time_limit=0.3, overrides={"W0": {"pipeline": slow}}
+        network, X, tolerance=0.2, time_limit=9.0,
+        callback=lambda at: setattr(clock, "now", 9.0 * at.done),
     )  # fmt: skip
-    assert result.status is Status.TIME_LIMIT and 0 < clock[0] <= 0.3
+    assert result.status is Status.TIME_LIMIT and result.seconds == 9.0
     untouched_behind(result, network, 1)
 
 
-def _waited(seconds):
-    import time
+def test_answers_that_the_time_limit_cut_short_are_not_kept(monkeypatch):
+    network, clock, limits = mlp(), Clock(), []
+    monkeypatch.setattr(modes, "time", clock)
 
-    time.sleep(seconds)
-    return True
+    def slow(problem, nnz, *, time_limit, **_):
+        limits.append(time_limit)
+        clock.now = 10.0
+        return solve(problem, "magnitude")
+
+    result = prune_network(
+        network, X, tolerance=0.2, time_limit=9.0, overrides={"W1": {"pipeline": slow}}
+    )  # fmt: skip
+    assert result.status is Status.TIME_LIMIT and limits == [9.0]
+    untouched_behind(result, network, 1)
+
+
+def test_the_time_limit_of_a_layer_is_another_matter():
+    result = prune_network(
+        mlp(), X, tolerance=0.2, time_limit=99.0, settings={"time_limit": 1e-9}
+    )  # fmt: skip
+    assert result.status is Status.TIME_LIMIT and all(one.pruned for one in result.layers)
+    assert any(text.startswith("unproved: time_limit") for text in result.layers[0].warnings)
 
 
 # Bad input --------------------------------------------------------------------------------------

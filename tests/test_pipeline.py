@@ -18,11 +18,13 @@ def problem():
 
 
 def test_the_steps_are_the_functions_in_a_row(problem):
-    stages = dict(Pipeline(Solve("admm"), L0(), Swaps(), Refit()).stages(problem, 20))
+    stages = dict(Pipeline(Solve("admm"), L0(start="before"), Swaps(), Refit()).stages(problem, 20))
     first = solve_for_nnz(problem, 20)
     np.testing.assert_array_equal(stages["admm"].W, first.W)
     second = solve(problem, "l0", nnz=20, warm_start=first)
     np.testing.assert_array_equal(stages["l0"].W, second.W)
+    alone = dict(Pipeline(Solve("admm"), L0()).stages(problem, 20))["l0"]
+    np.testing.assert_array_equal(alone.W, solve(problem, "l0", nnz=20).W)
     third = swaps(problem, second)
     np.testing.assert_array_equal(stages["swaps"].W, third.W)
     np.testing.assert_array_equal(stages["refit"].W, refit(problem, third).W)
@@ -77,6 +79,7 @@ def test_a_description_says_what_differs_from_the_defaults():
         (("admm",), "'admm'"),
         ((Refit(),), "first step"),
         ((Swaps(), Solve()), "first step"),
+        ((L0(start="nowhere"),), "start must be one of"),
         ((Solve("nothing"),), "solver must be one of.*'nothing'"),
     ],
 )

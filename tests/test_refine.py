@@ -338,6 +338,11 @@ def test_an_empty_support_leaves_the_intercept(layer, target):
         np.testing.assert_allclose(E.sum(axis=0), 0.0, atol=TOLERANCE["refit"])
     without = Problem(layer.X, layer.Y, layer.W, intercept=False)
     assert refit(without, nothing, target).b is None
+    # The intercept of a solution of another problem does not count where there is none.
+    np.testing.assert_array_equal(
+        refit(without, dataclasses.replace(found, W=layer.W), target).W,
+        refit(without, layer.W, target).W,
+    )
 
 
 @pytest.mark.parametrize("target", ["linear", "box"])

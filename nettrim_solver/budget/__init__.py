@@ -19,6 +19,7 @@ from ..solution import Solution
 from ..solve import raise_unless_success, solve
 from ..solvers import Progress
 from ..threads import limit_threads
+from .count import search_for_nnz
 from .options import (
     check_scope,
     checked_count,
@@ -26,7 +27,6 @@ from .options import (
     checked_solver,
     count_of_sparsity,
 )
-from .search import search_for_nnz
 
 if TYPE_CHECKING:
     from ..solvers.admm.factorisation import Factorisation

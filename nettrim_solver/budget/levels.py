@@ -122,12 +122,14 @@ def reach(problem: Problem, W: NDArray[Any], b: NDArray[Any] | None) -> Array:
 
 
 def input_sizes(problem: Problem) -> Array:
-    """Return the norms of the inputs, about their means when there is an intercept."""
-    squares = squared_column_norms(problem.X)
-    if problem.intercept:
-        mean = np.asarray(problem.X.mean(axis=0, dtype=np.float64)).ravel()
-        squares = np.maximum(squares - problem.n_samples * mean**2, 0.0)
-    return np.sqrt(squares)
+    """Return the norms of the inputs, about their means when there is an intercept; 0 if dead."""
+    raw = squared_column_norms(problem.X)
+    if not problem.intercept:
+        return np.sqrt(raw)
+    mean = np.asarray(problem.X.mean(axis=0, dtype=np.float64)).ravel()
+    squares = raw - problem.n_samples * mean**2
+    # The subtraction cancels; below this fraction its result is rounding.
+    return np.sqrt(np.where(squares > 1e-13 * raw, squares, 0.0))
 
 
 def _largest_penalties(problem: Problem) -> tuple[Array, Array]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from ..checks import check_choice, check_integer, check_number, check_time_limit
@@ -62,23 +62,20 @@ class Options:
         return self.time_limit is not None and self.elapsed() > self.time_limit
 
     def report(self, progress: Progress) -> bool:
-        """Pass on how a solve stands; return whether to stop."""
-        given = replace(progress, elapsed=self.elapsed())
-        asked = self.callback is not None and bool(self.callback(given))
-        return asked or self.expired()
+        """Pass on how a solve stands; return whether the caller wants to stop."""
+        assert self.callback is not None
+        return bool(self.callback(replace(progress, elapsed=self.elapsed())))
 
     def solve(
         self, problem: Problem, start: Solution | None, tol_gap: float | None = None
     ) -> Solution:
         """Solve one program within the time that is left."""
         settings = dict(self.settings)
-        known = {f.name for f in fields(get_solver(self.solver, problem).Settings)}
-        if self.time_limit is not None and "time_limit" in known:
+        if self.time_limit is not None:
             settings["time_limit"] = max(self.time_limit - self.elapsed(), 1e-3)
-        watched = self.callback is not None or self.time_limit is not None
         return solve(
-            problem, self.solver, warm_start=start, n_threads=self.n_threads,
-            callback=self.report if watched else None, factorisation=self.factorisation,
+            problem, self.solver, warm_start=start, factorisation=self.factorisation,
+            n_threads=self.n_threads, callback=None if self.callback is None else self.report,
             tol_gap=tol_gap or self.tol_gap, tol_feas=self.tol_feas, **settings,
         )  # fmt: skip
 

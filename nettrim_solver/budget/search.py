@@ -22,21 +22,20 @@ a penalty of its own, and all are searched at once.
 
 from __future__ import annotations
 
-import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..certificate import RADIUS_FLOOR, certify
-from ..exceptions import ProblemError
+from ..certificate import RADIUS_FLOOR, certify, forward
 from ..problem import Problem
 from ..solution import RawSolution, Solution
 from ..solve import judge
-from ..status import Status, worst
+from ..status import Status
 from .levels import Array, Index, Levels, input_sizes
 from .options import Options
+from .parts import Ends, Part
 
 Groups = NDArray[np.bool_]
 
@@ -54,9 +53,8 @@ STEPS, INSIDE = (0.0025, 3.0), 0.02
 #: Steps in log penalty up to which the last pattern is a better start than none.
 NEAR = 0.4
 
-#: Outputs on which the penalty of a layer is estimated first, and how exactly their share of the
-#: budget must be met.
-SAMPLE, ROUGH = 32, 0.01
+#: Violation of hard rows by a first answer that raises the question whether any weights keep them.
+CONTRADICTED = 1e-3
 
 #: Weights whose share of the pre-activations is below this part of tol_feas times the distance are
 #: zeros.
@@ -68,65 +66,6 @@ SURPLUS, NEARBY = 0.05, 0.02
 
 #: Part of the objective that the l1 norm is taken to be before the first answer.
 SHARE = 0.1
-
-
-@dataclass(frozen=True, eq=False)
-class Part:
-    """The answer of one group of m outputs, or of several.
-
-    ``W`` (n_inputs, m), ``b`` (m,) or None, ``theta`` (n_samples, m), ``multiplier`` and ``rho``
-    (m,), ``stops`` the m statuses at that level.
-    """
-
-    W: NDArray[Any]
-    b: NDArray[Any] | None
-    theta: Array | None
-    multiplier: Array | None
-    rho: Array | None
-    stops: tuple[Status, ...]
-
-    @classmethod
-    def of(cls, solution: Solution, which: Any) -> Part:
-        """Take some outputs out of a solution; all of them without a copy."""
-        if len(which) == solution.W.shape[1]:
-            which = slice(None)
-        arrays: dict[str, Any] = {
-            name: None if (values := getattr(solution, name)) is None else values[..., which]
-            for name in ARRAYS
-        }
-        return cls(**arrays, stops=tuple(np.array(solution.statuses, dtype=object)[which]))
-
-    @classmethod
-    def join(cls, parts: list[Part]) -> Part:
-        """Put the outputs of several groups side by side."""
-        if len(parts) == 1:
-            return parts[0]
-        arrays: dict[str, Any] = {}
-        for name in ARRAYS:
-            values = [getattr(part, name) for part in parts]
-            missing = any(each is None for each in values)
-            arrays[name] = None if missing else np.concatenate(values, axis=-1)
-        return cls(**arrays, stops=tuple(stop for part in parts for stop in part.stops))
-
-
-ARRAYS = ("W", "b", "theta", "multiplier", "rho")
-
-
-class Ends:
-    """One end of all brackets: the log level, the count, and the answer of every group."""
-
-    def __init__(self, n_groups: int) -> None:
-        self.u = np.full(n_groups, np.nan)
-        self.count = np.zeros(n_groups, dtype=np.int64)
-        self.parts: list[Part | None] = [None] * n_groups
-
-    def put(self, group: int, u: float, count: int, part: Part | None) -> None:
-        """Set the end of one group."""
-        self.u[group], self.count[group], self.parts[group] = u, count, part
-
-    def all(self) -> Part:
-        """Return the answers of all groups, side by side."""
-        return Part.join([part for part in self.parts if part is not None])
 
 
 class Search:
@@ -204,11 +143,47 @@ class Search:
             # difference is a larger gap.
             waste = 0.5 * solution.certificate.distance**2 / objective
             self.share = float(np.clip(0.5 * (1.0 - waste), 1e-3, 1.0))
+        unproved = solution.status in (Status.MAX_ITERATIONS, Status.UNPROVED)
+        if self.last is None and unproved and self.levels.penalised and self.levels.problem.strict:
+            if solution.certificate.violation > CONTRADICTED:
+                solution = self._contradiction() or solution
         if options.expired() or solution.status is Status.TIME_LIMIT:
             self.stop = Status.TIME_LIMIT
         elif solution.status in (Status.INFEASIBLE, Status.FAILED, Status.INTERRUPTED):
             self.stop = solution.status
-        return replace(solution, W=self._without_dust(columns, solution))
+        return replace(
+            solution,
+            W=self._without_dust(columns, solution),
+            theta=self._dual(u, columns, solution),
+        )
+
+    def _dual(self, u: Array, columns: Index, solution: Solution) -> Array | None:
+        """Return the dual point ``E / lambda``: some solvers give E, whose scale the judge ignores.
+
+        With a joint radius the outputs' scales relative to each other matter. One output tells.
+        """
+        theta = solution.theta
+        if theta is None or not self.levels.penalised:
+            return theta
+        problem, far = self.levels.at(u, columns), int(np.argmax(solution.certificate.distances))
+        one, b = problem.select([far]), solution.b
+        Z = forward(one.X, solution.W[:, [far]], None if b is None else b[[far]])
+        E = Z - np.clip(Z, *one.box())
+        lambda_ = np.broadcast_to(np.asarray(problem.lambda_), len(columns))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            size = np.log(np.sum(theta[:, far] * E[:, 0]) / np.sum(E**2))
+        scaled = abs(size + np.log(lambda_[far])) <= abs(size)
+        return theta if scaled or not np.isfinite(size) else theta / lambda_
+
+    def _contradiction(self) -> Solution | None:
+        """Return the proof that the hard rows contradict each other, if there is one.
+
+        Solvers look for it where they are given a radius; any that costs nothing else will do.
+        """
+        problem = self.levels.problem
+        found = self.options.solve(problem.within(problem.target_norms), None)
+        unreachable = found.least_epsilon is not None and np.isinf(found.least_epsilon).any()
+        return found if unreachable else None
 
     def _without_dust(self, columns: Index, solution: Solution) -> NDArray[Any]:
         """Return the weights without those that no tolerance can tell from zero.
@@ -433,119 +408,3 @@ def _with_radii(problem: Problem, radii: Array) -> Problem:
 
 def _indices(chosen: Groups) -> list[int]:
     return [int(index) for index in np.flatnonzero(chosen)]
-
-
-def search_for_nnz(
-    problem: Problem, nnz: int, scope: str, options: Options, start: Solution | None = None
-) -> Solution:
-    """Return the answer of a convex solver with so many nonzeros; see :mod:`nettrim_solver.budget`.
-
-    Raises
-    ------
-    ProblemError
-        If there are more unpenalised weights than may stay.
-    """
-    began, per_output = time.perf_counter(), scope == "output"
-    shape = (problem.n_inputs, problem.n_outputs)
-    free = np.count_nonzero(np.broadcast_to(problem.penalty() == 0, shape), axis=0)
-    keep = _shares(problem, nnz) if per_output else np.array([nnz])
-    if np.any((free if per_output else free.sum()) > keep):
-        raise ProblemError(
-            f"nnz must leave room for the {int(free.sum())} weights whose l1 weight is 0, which "
-            f"always stay, but was {nnz}"
-        )
-    if options.factorisation is None and options.solver == "admm":
-        from ..solvers.admm.factorisation import Factorisation
-
-        options = replace(options, factorisation=Factorisation(problem))
-    levels = Levels(problem, options.solver, per_output)
-    u, slope, options = _first_level(levels, keep, options, start)
-    search = Search(levels, keep, options, slope)
-    search.run(u, start)
-    solution = _finish(search)
-    solution.seconds["total"] = time.perf_counter() - began
-    return solution
-
-
-def _first_level(
-    levels: Levels, keep: Index, options: Options, start: Solution | None
-) -> tuple[Array, float, Options]:
-    """Return where to begin, and with which slope.
-
-    That is at the penalties of the start or at a guess, corrected on a few outputs of a large
-    layer.
-    """
-    u, M = levels.guess(keep), levels.problem.n_outputs
-    if start is not None and start.multiplier is not None:
-        known = levels.given(start.multiplier)
-        u = u if known is None else known
-    if levels.per_output or M < 4 * SAMPLE or not 0 < keep[0] < levels.sizes[0]:
-        return u, SLOPE, options
-    columns = np.linspace(0, M - 1, SAMPLE).astype(np.int64)
-    few = Levels(levels.problem.select(columns), options.solver, False)
-    share = np.maximum(np.round(keep * (SAMPLE / M)).astype(np.int64), 1)
-    loose = replace(options, tol_gap=max(options.tol_gap, 1e-3))
-    search = Search(few, share, loose, rough=ROUGH)
-    change = np.log(few.unit / levels.unit)
-    search.run(u - change, None)
-    if search.stop is Status.INTERRUPTED:
-        # Nothing is known of the layer yet: its first answer is the best so far.
-        options = replace(options, callback=lambda progress: True)
-    elif not search.open.any():
-        u = search.settled.u + change
-    return u, search.slope, options
-
-
-def _shares(problem: Problem, nnz: int) -> Index:
-    """Share nonzeros equally among the outputs, the odd ones to those of the largest targets."""
-    share, left = divmod(nnz, problem.n_outputs)
-    counts = np.full(problem.n_outputs, share)
-    counts[np.argsort(-problem.target_norms, kind="stable")[:left]] += 1
-    return counts
-
-
-def _finish(search: Search) -> Solution:
-    """Return the judged solution of a search, however it ended."""
-    levels, last = search.levels, search.last
-    assert last is not None
-    if search.stop is Status.INFEASIBLE:
-        return last  # hard rows that contradict each other do so at any level
-    left = search.close_rest()
-    answer = search.settled.all()
-    stage = {k: v for k, v in search.seconds.items() if k != "total"}
-    solution = search.judged(
-        np.arange(len(levels.groups)), answer, iterations=search.iterations, seconds=stage
-    )
-    statuses = list(solution.statuses)
-    dropped = search.dropped[levels.groups] > 0
-    for j, group in enumerate(levels.groups):
-        if left[group] and search.stop is not None:
-            statuses[j] = search.stop
-        elif statuses[j] is Status.UNPROVED and dropped[j]:
-            statuses[j] = Status.PRUNED
-    return replace(
-        solution, statuses=tuple(statuses), status=worst(statuses), n_threads=last.n_threads,
-        warnings=last.warnings + _warnings(search, statuses),
-    )  # fmt: skip
-
-
-def _warnings(search: Search, statuses: list[Status]) -> tuple[str, ...]:
-    """Say where the count was not met by a penalty alone."""
-    found = []
-    what = "penalty" if search.levels.penalised else "radius"
-    if search.short.any():
-        count = int(search.settled.count[search.short].sum())
-        keep = int(search.keep[search.short].sum())
-        where = f" in {int(search.short.sum())} outputs" if search.levels.per_output else ""
-        found.append(
-            f"no {what} leaves more than {count} nonzeros{where}, although {keep} may stay: "
-            "the distance to the box is near its least"
-        )
-    unproved = np.array([status is not Status.OPTIMAL for status in statuses])
-    dropped = int(search.dropped[np.unique(search.levels.groups[unproved])].sum())
-    if dropped:
-        found.append(
-            f"{dropped} of the smallest weights were dropped to meet the budget: no {what} tried "
-            "leaves exactly that many, and the rest is not proved optimal"
-        )
-    return tuple(found)

@@ -7,7 +7,8 @@ samples. The input has 0. A pruned layer whose weights reach the distance d to i
 - in parallel: :math:`D = \mathrm{Lip}(f)\,(d + \|\hat W\|_2\, D(\text{input}))`.
 
 Everything else passes errors on with its Lipschitz constant, sums add them. All hold in exact
-arithmetic; networks computed in single precision add their rounding. A layer of which only
+arithmetic; reports allow for rounding besides, with 1e-12 of a layer's target, 1e-5 for networks
+that are computed in single precision. A layer of which only
 some rows were used has no bound, nor has anything behind it but layers of a cascade.
 
 References

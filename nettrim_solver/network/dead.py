@@ -24,6 +24,9 @@ from .pooling import AveragePool2d, GlobalAveragePool, MaxPool2d
 
 Index = NDArray[np.intp]
 
+#: Differences of a map, relative to its size, that are the rounding of means.
+CONSTANT_MAP = 1e-12
+
 
 @dataclass(frozen=True, eq=False)
 class DeadNeurons:
@@ -146,52 +149,50 @@ def _without_dead(network: Network, shapes: Mapping[str, Shape], layer: Layer) -
         return None
     unused = ~_listened(link)
     constant = ~np.any(layer.matrices()[0] != 0, axis=0) & ~unused
-    values = np.zeros(layer.n_outputs)
-    if constant.any():
-        values, exact = _constants(link, shapes, layer)
-        constant &= exact
-    dead = unused | constant
+    values, exact = _constants(link, shapes, layer)
+    dead = unused | (constant & exact)
     if dead.all():
-        # A layer needs an output. One whose constant is wanted costs nothing more than another.
+        # A layer needs an output; one that nobody listens to, or whose constant is wanted.
         dead[0] = False
     if not dead.any():
         return None
     kept = np.flatnonzero(~dead)
     changes: dict[str, Operation] = {layer.name: _outputs_only(layer, kept)}
-    size = shapes[link.target.inputs[0]][0]
     for op in link.path:
-        before = shapes[op.inputs[0]]
-        each = before[0] // layer.n_outputs
+        each = shapes[op.inputs[0]][0] // layer.n_outputs
         changes[op.name] = _outputs_of(op, _spread(kept, each))
+    each = len(values) // layer.n_outputs
     changes[link.target.name] = _inputs_only(
-        link.target, _spread(kept, size // layer.n_outputs),
-        np.repeat(np.where(constant & dead, values, 0.0), size // layer.n_outputs),
-    )  # fmt: skip
+        link.target, _spread(kept, each), np.where(np.repeat(constant & dead, each), values, 0.0)
+    )
     return network.replace(changes)
 
 
 def _constants(
     link: Link, shapes: Mapping[str, Shape], layer: Layer
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """Return what every output's intercept has become at the next layer, and where that is exact.
+    """Return what every output gives the next layer were its weights zero, and where that is exact.
 
-    The value is that of each output were its weights zero.
+    Returns
+    -------
+    values : ndarray of float64, one per feature or channel of the next layer's input
+    exact : ndarray of bool, shape (n_outputs,)
     """
     b = np.zeros(layer.n_outputs) if layer.b is None else layer.b.astype(np.float64)
     shape = shapes[layer.name]
     signal = np.broadcast_to(b.reshape(1, -1, *[1] * (len(shape) - 1)), (1, *shape))
-    exact = np.ones(layer.n_outputs, dtype=bool)
     for op in link.path:
         signal = op.apply(signal)
+    if isinstance(link.target, Dense):
+        # Each feature has a weight of its own, so a map need not be constant.
+        return signal.ravel(), np.ones(layer.n_outputs, dtype=bool)
+    maps = signal.reshape(layer.n_outputs, -1)
+    # Padding that counts in a mean makes the ends of a map differ from its middle.
+    exact = np.ptp(maps, axis=1) <= CONSTANT_MAP * np.abs(maps).max(axis=1)
     if isinstance(link.target, Conv2d) and any(link.target.padding):
         # The padding of the next layer is zero, the constant is not.
-        signal_of = signal.reshape(layer.n_outputs, -1)
-        exact &= np.all(signal_of == 0, axis=1)
-    flat = signal.reshape(layer.n_outputs, -1)
-    # Padding that counts in a mean makes the ends of a map differ from its middle.
-    scale = np.maximum(np.abs(flat).max(axis=1), 1e-300)
-    exact &= np.ptp(flat, axis=1) <= 1e-12 * scale
-    return flat.mean(axis=1), exact
+        exact &= np.all(maps == 0, axis=1)
+    return maps.mean(axis=1), exact
 
 
 def _spread(kept: Index, each: int) -> Index:

@@ -35,6 +35,7 @@ from .measure import Errors, measure, relative
 from .operations import Shape
 from .planning import PruningPlan, plan
 from .result import LayerReport, PruningResult
+from .spill import Spill
 from .tasks import (
     GroupAnswer,
     GroupTask,
@@ -50,6 +51,9 @@ from .tasks import (
 #: Rows of a layer that are used at most, unless told otherwise: (sample, position) pairs of a
 #: convolution are many and alike.
 MAX_ROWS = 20_000
+
+#: What bounds allow for the rounding of the network's arithmetic, relative to the target.
+ROUNDING = {np.dtype(np.float64): 1e-12, np.dtype(np.float32): 1e-5}
 
 MODES = ("cascade", "parallel")
 
@@ -100,7 +104,7 @@ class _Run:
     checkpoint: Checkpoint | None = None
     #: Layers whose turn has come. One assignment adds both parts, whenever Ctrl-C comes.
     done: dict[str, tuple[Layer, LayerReport]] = field(default_factory=dict)
-    started: float = field(default_factory=time.perf_counter)
+    started: float = field(default_factory=lambda: time.perf_counter())
     callback_error: Exception | None = None
     wants_to_stop: bool = False
 
@@ -262,7 +266,7 @@ def prune_network(
     >>> X = rng.standard_normal((300, 20))
     >>> result = prune_network(network, X, tolerance=0.2)
     >>> result
-    PruningResult(cascade: optimal, sparsity 0..., output error 20 %, ...)
+    PruningResult(cascade: optimal, sparsity 0..., output error 2... %, ...)
     >>> result.output_error <= result.output_bound
     True
     >>> result.network(X).shape
@@ -329,6 +333,8 @@ def _prepare(
     check_integer("seed", seed, 0)
     if gamma is not None and mode == "parallel":
         raise SettingsError(f"gamma belongs to mode='cascade', but was {gamma!r}")
+    if spill is not None:
+        Spill((1,), np.float64, spill).close()
     original = network.folded()
     settings = LayerSettings(gamma=1.0 if gamma is None else gamma, **base)
     budgets = {"tolerance": tolerance, "sparsity": sparsity, "nnz": nnz}
@@ -402,7 +408,11 @@ def _turn(run: _Run, layer: Layer) -> tuple[Layer, LayerReport]:
     new = layer.with_weights(W, b)
     report = _with_answers(report, new, tasks, answers, run.elapsed() - tick)
     if run.checkpoint is not None:
-        run.checkpoint.save(layer.name, new.W, new.b, report.to_record())
+        try:
+            run.checkpoint.save(layer.name, new.W, new.b, report.to_record())
+        except ProblemError as error:
+            # The disk may be full; the layer is in memory, and the run may well end.
+            report = replace(report, warnings=(*report.warnings, str(error)))
     return new, report
 
 
@@ -427,8 +437,10 @@ def _solve(run: _Run, layer: Layer, task: GroupTask) -> GroupAnswer:
         run.check_stop()
     if getattr(solution, "status", None) is Status.INTERRUPTED:
         raise _Stopped(Status.INTERRUPTED)
-    if getattr(solution, "status", None) is Status.TIME_LIMIT:
-        # The run's own limit: half an answer. A limit of the solver's settings: an answer.
+    cut_short = getattr(solution, "status", None) is Status.TIME_LIMIT
+    if cut_short or run.choices[layer.name].pipeline is not None:
+        # At the run's own limit this is half an answer; pipelines then leave steps out. At a limit
+        # of the solver's settings it is an answer.
         run.time_left()
     reason = failure(solution, task.problem)
     if reason is not None:
@@ -487,7 +499,7 @@ def _result(
         output_error=None if errors is None else errors.relative_output(),
         output_error_heldout=None if held is None else held.relative_output(),
         output_bound=_relative_bound(
-            bounds[pruned.output.name], None if errors is None else errors.output_target
+            run, bounds[pruned.output.name], None if errors is None else errors.output_target
         ),
         seconds=run.elapsed(), sample_shape=run.data.sample_shape,
     )  # fmt: skip
@@ -507,7 +519,7 @@ def _measured(
     if errors is not None:
         changes["network_error"] = errors.relative(errors.network, name)
         bound = bounds[name if after is None else after.name]
-        changes["network_bound"] = _relative_bound(bound, errors.targets[name])
+        changes["network_bound"] = _relative_bound(run, bound, errors.targets[name])
     if held is not None:
         changes["network_error_heldout"] = held.relative(held.network, name)
         if report.pruned:
@@ -516,15 +528,19 @@ def _measured(
     return replace(report, **changes)
 
 
-def _relative_bound(bound: float, square: float | None) -> float | None:
+def _relative_bound(run: _Run, bound: float, square: float | None) -> float | None:
+    """Return a bound relative to the target, with the allowance for rounding; None if infinite."""
     if square is None or not np.isfinite(bound):
         return None
-    return relative(bound, square**0.5)
+    single = run.original.prepare(next(run.data.batches())[:0]).dtype == np.float32
+    allowance = ROUNDING[np.dtype(np.float32 if single else np.float64)]
+    return relative(bound, square**0.5) + (allowance if bound else 0.0)
 
 
 def _status(reports: list[LayerReport], stopped: Status | None) -> Status:
     if stopped is not None:
         return stopped
-    if any(one.outcome in ("failed", "passed over") for one in reports):
+    statuses = [one.status for one in reports if one.status is not None]
+    if not statuses or any(one.outcome == "failed" for one in reports):
         return Status.FAILED
-    return worst([one.status for one in reports if one.status is not None])
+    return worst(statuses)

@@ -60,8 +60,8 @@ class LayerReport:
     network_error, network_error_heldout : float or None
         After the activation, of the pruned network up to here, on all rows.
     network_bound : float or None
-        What ``network_error`` is proved to be below, in exact arithmetic; None without a proof. See
-        :mod:`nettrim_solver.network.bounds`.
+        What ``network_error`` is proved to be below, with an allowance for rounding; None without a
+        proof. See :mod:`nettrim_solver.network.bounds`.
     seconds : float
     warnings : tuple of str
     """
@@ -141,8 +141,8 @@ class PruningResult:
         In the order of the network.
     mode : {"cascade", "parallel"}
     status : Status
-        ``TIME_LIMIT`` or ``INTERRUPTED`` if the run ended early; else the worst of the layers
-        (``FAILED`` if one failed).
+        ``TIME_LIMIT`` or ``INTERRUPTED`` if the run ended early; else ``FAILED`` if a layer failed
+        or none was pruned; else the worst of the pruned layers.
     output_error, output_error_heldout : float or None
         Of the network's output, relative; on the calibration and on the held-out samples.
     output_bound : float or None

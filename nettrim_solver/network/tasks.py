@@ -119,6 +119,7 @@ def group_tasks(
             formulation=settings.formulation, radius=settings.radius,
             intercept=layer.b is not None,
         )  # fmt: skip
+        problem.box(slice(0, 1))  # says whether the activation has a target box
         if cascade and settings.tolerance is not None:
             problem = problem.within(cascade_radius(problem, settings.gamma))
         solved = strict_cascade(problem, settings.strict_bound) if cascade else problem

@@ -1,0 +1,506 @@
+"""Budgets: exact counts from every solver, answers proved at their own radius."""
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nettrim_solver import (
+    Factorisation,
+    Problem,
+    Status,
+    certify,
+    instances,
+    solve,
+    solve_for_epsilon,
+    solve_for_nnz,
+    solve_for_sparsity,
+)
+from nettrim_solver.budget.levels import LEAST, Levels, reach
+from nettrim_solver.exceptions import (
+    InfeasibleError,
+    ProblemError,
+    SettingsError,
+    SolverError,
+    UnsupportedError,
+)
+from nettrim_solver.problem import RADII
+
+from .tolerances import TOLERANCE
+
+SUCCESS = (Status.OPTIMAL, Status.PRUNED)
+
+
+def layer(n_samples=60, n_inputs=12, n_outputs=4, *, seed=3, **changes):
+    return instances.random_relu_layer(
+        n_samples, n_inputs, n_outputs, seed=seed, **({"intercept": True} | changes)
+    ).problem
+
+
+def own(problem, solution, scope="layer"):
+    """The problem that the certificate of a convex solver's answer belongs to."""
+    radii = solution.certificate.epsilons
+    if problem.radius == "per_output" or scope == "output":
+        return problem.replace(radius="per_output", epsilon=radii)
+    return problem.replace(epsilon=float(radii[0]))
+
+
+@pytest.mark.parametrize("sparsity", [0.3, 0.7, 0.93])
+@pytest.mark.parametrize("solver", ["admm", "cvxpy", "osqp", "magnitude", "wanda", "alps"])
+def test_every_solver_meets_the_count(solver, sparsity):
+    problem = layer(40, 8, 3, radius="joint")
+    solution = solve_for_sparsity(problem, sparsity, solver)
+    assert solution.nnz == 24 - round(sparsity * 24)
+    heuristic = (Status.PRUNED, Status.FEASIBLE)
+    assert solution.status in ((Status.OPTIMAL,) if solver in CONVEX else heuristic)
+    assert solution.solver == solver
+
+
+CONVEX = ("admm", "cvxpy", "osqp")
+
+
+def test_the_published_solver_meets_it_too():
+    problem = layer(30, 6, 2, formulation="strict", radius="joint")
+    solution = solve_for_nnz(problem, 6, "admm-published", max_iter=2000)
+    assert solution.nnz <= 6
+    assert solution.status is not Status.OPTIMAL or solution.certificate.gap <= TOLERANCE["proved"]
+
+
+@pytest.mark.parametrize("solver", ["cvxpy", "osqp"])
+def test_solvers_agree_on_the_penalty(solver):
+    # Between two changes of the pattern any penalty will do: the paths must then be the same.
+    problem = layer(40, 8, 3, radius="joint")
+    ours, theirs = (solve_for_nnz(problem, 10, name) for name in ("admm", solver))
+    again = solve(own(problem, theirs), tol_gap=1e-9)
+    assert np.array_equal(again.W != 0, theirs.W != 0)
+    assert again.certificate.objective == pytest.approx(
+        theirs.certificate.objective, rel=TOLERANCE["references_agree"]
+    )
+    assert np.array_equal(ours.W != 0, theirs.W != 0)
+
+
+@pytest.mark.parametrize("scope", ["layer", "output"])
+@pytest.mark.parametrize("radius", RADII)
+@pytest.mark.parametrize("keep", [5, 17, 30])
+def test_the_answer_is_the_optimum_at_its_own_radius(radius, scope, keep):
+    problem = layer(radius=radius)
+    solution = solve_for_nnz(problem, keep, scope=scope)
+    assert solution.nnz == keep and solution.status is Status.OPTIMAL and not solution.warnings
+    same = own(problem, solution, scope)
+    judged = certify(same, solution.W, solution.b, solution.theta)
+    assert judged.gap == solution.certificate.gap <= TOLERANCE["proved"]
+    assert judged.violation == solution.certificate.violation <= TOLERANCE["proved"]
+    assert solve(same, tol_gap=1e-9).certificate.objective == pytest.approx(
+        solution.certificate.objective, rel=TOLERANCE["references_agree"]
+    )
+
+
+@pytest.mark.parametrize("scope", ["layer", "output"])
+def test_the_multiplier_is_the_penalty(scope):
+    problem = layer()
+    solution = solve_for_nnz(problem, 17, scope=scope)
+    assert len(np.unique(solution.multiplier)) == (1 if scope == "layer" else 4)
+    penalised = problem.replace(
+        formulation="penalised", epsilon=None, tolerance=None, lambda_=solution.multiplier
+    )
+    mine = certify(penalised, solution.W, solution.b)
+    best = solve(penalised, tol_gap=1e-9).certificate
+    assert mine.objective == pytest.approx(best.objective, rel=TOLERANCE["references_agree"])
+
+
+@pytest.mark.parametrize("solver", ["magnitude", "wanda", "alps"])
+def test_pruners_take_the_count_natively(solver):
+    problem = layer()
+    for scope in ("layer", "output"):
+        ours = solve_for_nnz(problem, 20, solver, scope=scope, damping=0.1)
+        theirs = solve(problem, solver, nnz=20, scope=scope, damping=0.1)
+        assert np.array_equal(ours.W, theirs.W) and ours.status is theirs.status
+
+
+@pytest.mark.parametrize("solver", ["admm", "magnitude"])
+def test_a_radius_is_solved_natively(solver):
+    problem = layer(radius="joint")
+    epsilon = 0.4 * float(np.linalg.norm(problem.Y))
+    ours = solve_for_epsilon(problem, epsilon, solver)
+    theirs = solve(problem.replace(epsilon=epsilon), solver)
+    assert np.array_equal(ours.W, theirs.W) and ours.status is theirs.status
+    assert ours.certificate.distance <= epsilon * (1 + TOLERANCE["proved"])
+
+
+# Limits -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("radius", RADII)
+@pytest.mark.parametrize("intercept", [False, True])
+@pytest.mark.parametrize("formulation", ["pooled", "strict"])
+def test_no_weights(formulation, intercept, radius):
+    problem = layer(formulation=formulation, intercept=intercept, radius=radius)
+    solution = solve_for_nnz(problem, 0)
+    assert not solution.W.any() and solution.status is Status.OPTIMAL
+    if not intercept:
+        norms = problem.target_norms if radius == "per_output" else [solution.certificate.distance]
+        assert solution.certificate.epsilons == pytest.approx(norms)
+
+
+@pytest.mark.parametrize("scope", ["layer", "output"])
+def test_all_weights_come_at_the_least_penalty(scope):
+    problem = layer(200, 6, 3)
+    solution = solve_for_sparsity(problem, 0.0, scope=scope)
+    assert solution.nnz == problem.n_inputs * problem.n_outputs
+    least = solve(problem.least_distance()).certificate.distance
+    assert solution.certificate.distance <= least + 1e-2 * np.linalg.norm(problem.target_norms)
+
+
+def test_more_weights_reach_a_smaller_distance_at_a_larger_norm():
+    problem = layer(radius="joint")
+    path = [solve_for_nnz(problem, keep) for keep in range(0, 41, 8)]
+    assert [solution.nnz for solution in path] == list(range(0, 41, 8))
+    for fewer, more in zip(path, path[1:], strict=False):
+        assert more.certificate.distance < fewer.certificate.distance
+        assert more.certificate.objective > fewer.certificate.objective
+
+
+@pytest.mark.parametrize("intercept", [False, True])
+@pytest.mark.parametrize("activation", ["relu", "identity", "relu6"])
+def test_the_largest_penalty_is_exact(activation, intercept):
+    problem = instances.random_layer(
+        50, 8, 3, activation=activation, intercept=intercept, seed=2
+    ).problem
+    unit = Levels(problem, "admm", True).unit
+    assert not solve(problem.penalise(1.0001 * unit), tol_gap=1e-10).W.any()
+    below = solve(problem.penalise(0.999 * unit), tol_gap=1e-10)
+    assert np.all(np.count_nonzero(below.W, axis=0) >= 1)
+
+
+def test_what_no_penalty_can_use_stays_unused():
+    # With fewer samples than inputs a basic solution meets the targets with few weights.
+    problem = layer(10, 30, 3, radius="joint")
+    solution = solve_for_sparsity(problem, 0.2)
+    assert 0 < solution.nnz <= 30 < 72
+    assert any(f"more than {solution.nnz} nonzeros, although 72" in w for w in solution.warnings)
+    assert solution.certificate.distance <= 1e3 * LEAST * np.linalg.norm(problem.target_norms)
+
+
+# Ties ---------------------------------------------------------------------------------------
+
+
+def test_equal_weights_that_enter_together_are_told_apart():
+    # Six equal targets on orthonormal inputs: all weights are equal at every penalty.
+    problem = Problem(
+        np.eye(8), np.r_[np.full(6, 2.0), np.zeros(2)], activation="identity", intercept=False
+    )
+    solution = solve_for_nnz(problem, 4)
+    assert solution.nnz == 4
+    assert np.array_equal(np.flatnonzero(solution.W), [2, 3, 4, 5])  # the first of equals go
+    if solution.status is Status.PRUNED:
+        (warning,) = solution.warnings
+        assert "; 2 of the smallest weights were dropped" in warning
+    else:
+        assert solution.status is Status.OPTIMAL and not solution.warnings
+
+
+@pytest.mark.parametrize("keep", [3, 10, 19])
+def test_duplicated_inputs(keep):
+    problem = instances.random_layer(40, 9, 3, defects=["duplicate_columns"], seed=1).problem
+    solution = solve_for_nnz(problem, keep)
+    assert solution.nnz == keep and solution.status in SUCCESS
+    dropped = any("dropped" in warning for warning in solution.warnings)
+    assert dropped == (solution.status is Status.PRUNED)
+
+
+# Kinds of problems --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("defect", instances.DEFECTS)
+@pytest.mark.parametrize("scope", ["layer", "output"])
+def test_defects_of_real_layers(defect, scope):
+    problem = instances.random_layer(
+        40, 10, 3, intercept=defect != "constant_feature", defects=[defect], seed=4
+    ).problem
+    solution = solve_for_nnz(problem, 12, scope=scope)
+    assert solution.status in SUCCESS
+    free = np.broadcast_to(problem.penalty() == 0, solution.W.shape)
+    live = np.linalg.norm(problem.X, axis=0) > 0
+    assert np.all(solution.W[free & live[:, None]] != 0)
+    assert np.all(solution.W[~live] == 0)
+    per_output = np.count_nonzero(solution.W, axis=0)
+    if defect == "dead_output" and scope == "output":
+        assert np.all(per_output <= 4)
+    else:
+        assert solution.nnz == 12
+
+
+@pytest.mark.parametrize("radius", RADII)
+@pytest.mark.parametrize("keep", [8, 24])
+def test_strict(radius, keep):
+    problem = layer(formulation="strict", radius=radius)
+    solution = solve_for_nnz(problem, keep)
+    assert solution.nnz == keep and solution.status in SUCCESS
+    assert own(problem, solution).strict
+    judged = certify(own(problem, solution), solution.W, solution.b, solution.theta)
+    assert judged.gap == solution.certificate.gap
+
+
+def test_outputs_share_the_count_equally():
+    problem = layer(60, 12, 5)
+    solution = solve_for_nnz(problem, 23, scope="output")
+    counts = np.count_nonzero(solution.W, axis=0)
+    assert sorted(counts) == [4, 4, 5, 5, 5]
+    larger = np.argsort(-problem.target_norms)[:3]
+    assert np.all(counts[larger] == 5)
+    assert solution.certificate.epsilons.shape == (5,)
+    assert solution.status is Status.OPTIMAL
+    # Nothing of one output depends on the others.
+    alone = solve_for_nnz(problem.select([int(larger[0])]), 5, scope="output")
+    assert np.array_equal(alone.W[:, 0] != 0, solution.W[:, larger[0]] != 0)
+
+
+@pytest.mark.parametrize("radius", RADII)
+def test_many_outputs_are_estimated_on_a_few(radius):
+    problem = layer(50, 8, 140, radius=radius)
+    solves = []
+    solution = solve_for_sparsity(
+        problem, 0.6, callback=lambda progress: solves.append(progress.n_outputs)
+    )
+    assert solution.nnz == 1120 - 672 and solution.status is Status.OPTIMAL
+    assert set(solves) == {32, 140}
+
+
+def test_single_precision():
+    problem = layer(dtype=np.float32, radius="joint")
+    solution = solve_for_nnz(problem, 15)
+    assert solution.W.dtype == np.float32 and solution.nnz == 15
+    assert solution.status is Status.OPTIMAL
+
+
+def test_sparse_inputs():
+    problem = layer(radius="joint")
+    sparse = problem.replace(X=sp.csr_array(problem.X))
+    first, second = (solve_for_nnz(p, 15) for p in (problem, sparse))
+    assert np.array_equal(first.W != 0, second.W != 0)
+
+
+@settings(max_examples=25)
+@given(
+    n_samples=st.integers(4, 40),
+    n_inputs=st.integers(1, 12),
+    n_outputs=st.integers(1, 4),
+    sparsity=st.floats(0, 0.999),
+    radius=st.sampled_from(RADII),
+    scope=st.sampled_from(["layer", "output"]),
+    intercept=st.booleans(),
+    seed=st.integers(0, 5),
+)
+def test_the_count_is_met_or_said_to_be_out_of_reach(
+    n_samples, n_inputs, n_outputs, sparsity, radius, scope, intercept, seed
+):
+    problem = instances.random_layer(
+        n_samples, n_inputs, n_outputs, radius=radius, intercept=intercept, seed=seed
+    ).problem
+    keep = n_inputs * n_outputs - round(sparsity * n_inputs * n_outputs)
+    solution = solve_for_sparsity(problem, sparsity, scope=scope, max_iter=500)
+    assert solution.nnz <= keep
+    assert solution.nnz == keep or any("although" in warning for warning in solution.warnings)
+    own_radius = reach(problem, solution.W, solution.b)
+    if radius == "joint" and scope == "layer":
+        own_radius = [np.linalg.norm(own_radius)]
+    assert solution.certificate.epsilons == pytest.approx(own_radius, rel=TOLERANCE["norm"])
+
+
+# Starts, threads, determinism -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("other", [3, 16, 40])
+def test_any_start_leads_to_the_count(other):
+    problem = layer(radius="joint")
+    start = solve_for_nnz(problem, other)
+    cold, warm = solve_for_nnz(problem, 17), solve_for_nnz(problem, 17, warm_start=start)
+    assert warm.nnz == 17 and warm.status is Status.OPTIMAL
+    assert np.array_equal(cold.W != 0, warm.W != 0)
+
+
+def test_a_start_from_a_pruner():
+    problem = layer(radius="joint")
+    start = solve_for_nnz(problem, 17, "magnitude")
+    assert solve_for_nnz(problem, 17, warm_start=start).status is Status.OPTIMAL
+
+
+def test_a_shared_factorisation():
+    problem = layer(radius="joint")
+    shared = solve_for_nnz(problem, 17, factorisation=Factorisation(problem))
+    assert np.array_equal(shared.W, solve_for_nnz(problem, 17).W)
+    with pytest.raises(ProblemError, match="factorisation must come from"):
+        solve_for_nnz(problem, 17, factorisation=Factorisation(layer(seed=5)))
+
+
+@pytest.mark.parametrize("scope", ["layer", "output"])
+def test_repeated_calls_give_the_same_answer_and_leave_the_problem_alone(scope):
+    problem = layer()
+    X, Y = problem.X.copy(), problem.Y.copy()
+    first, second = (solve_for_nnz(problem, 17, scope=scope) for _ in range(2))
+    assert np.array_equal(first.W, second.W) and np.array_equal(first.b, second.b)
+    assert np.array_equal(problem.X, X) and np.array_equal(problem.Y, Y)
+    assert not np.shares_memory(first.W, second.W)
+    assert first.W.flags.writeable
+
+
+# Stopping early -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scope", ["layer", "output"])
+@pytest.mark.parametrize("after", [0, 3, 8])
+def test_a_callback_may_stop_the_search(after, scope):
+    problem, seen = layer(n_outputs=6), []
+
+    def callback(progress):
+        seen.append(progress.elapsed)
+        return len(seen) > after
+
+    solution = solve_for_nnz(problem, 30, scope=scope, callback=callback)
+    assert len(seen) == after + 1 and seen == sorted(seen)
+    assert solution.status is Status.INTERRUPTED
+    assert solution.nnz <= 30 and np.all(np.isfinite(solution.W))
+    assert np.all(np.isfinite(solution.certificate.distances))
+
+
+def test_a_callback_that_only_looks_changes_nothing():
+    problem, seen = layer(), []
+    watched = solve_for_nnz(problem, 17, callback=seen.append)
+    assert len(seen) > 1 and np.array_equal(watched.W, solve_for_nnz(problem, 17).W)
+
+
+@pytest.mark.parametrize("n_outputs", [4, 140])
+def test_ctrl_c_returns_the_best_so_far(n_outputs):
+    problem, calls = layer(n_outputs=n_outputs), []
+
+    def callback(progress):
+        calls.append(progress)
+        raise KeyboardInterrupt
+
+    solution = solve_for_nnz(problem, 17, callback=callback)
+    assert solution.status is Status.INTERRUPTED and solution.nnz <= 17 and len(calls) == 1
+
+
+def test_ctrl_c_between_two_solves(monkeypatch):
+    from nettrim_solver.budget.search import Search
+
+    def interrupted(self, u):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Search, "_next", interrupted)
+    solution = solve_for_nnz(layer(), 17)
+    assert solution.status is Status.INTERRUPTED and solution.nnz <= 17
+
+
+@pytest.mark.parametrize("solver", ["admm", "cvxpy", "osqp"])
+def test_the_time_limit_is_that_of_the_search(solver):
+    problem = layer(radius="joint")
+    solution = solve_for_nnz(problem, 17, solver, time_limit=1e-6)
+    assert solution.status is Status.TIME_LIMIT and solution.nnz <= 17
+    enough = solve_for_nnz(problem, 17, solver, time_limit=1000.0)
+    assert enough.status is Status.OPTIMAL and enough.nnz == 17
+
+
+def test_an_early_stop_raises_when_asked_to():
+    with pytest.raises(SolverError) as caught:
+        solve_for_nnz(layer(), 17, time_limit=1e-6, raise_on_failure=True)
+    assert caught.value.solution.status is Status.TIME_LIMIT
+
+
+def test_hard_rows_that_contradict_each_other():
+    problem = instances.infeasible(kind="hard_rows", radius="joint", seed=1).problem
+    with pytest.raises(InfeasibleError) as caught:
+        solve_for_nnz(problem, 5, max_iter=500, raise_on_failure=True)
+    solution = caught.value.solution
+    assert solution.status is Status.INFEASIBLE and np.isinf(solution.least_epsilon).any()
+
+
+# Bad input ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("solver", ["admm", "magnitude"])
+@pytest.mark.parametrize("sparsity", [-0.1, 1.0, 1.5, np.nan, "high", None, True, [0.5]])
+def test_a_sparsity_outside_its_range(sparsity, solver):
+    with pytest.raises(SettingsError, match=r"sparsity must lie in \[0, 1\), but was"):
+        solve_for_sparsity(layer(), sparsity, solver)
+
+
+@pytest.mark.parametrize("solver", ["admm", "magnitude"])
+@pytest.mark.parametrize("nnz", [-1, 2.5, "all", None, True])
+def test_a_count_that_is_none(nnz, solver):
+    with pytest.raises(SettingsError, match="nnz must be an integer >= 0, but was"):
+        solve_for_nnz(layer(), nnz, solver)
+
+
+CASES = {
+    "too many": ({"nnz": 49}, ProblemError, "nnz must be at most 48, all of W, but was 49"),
+    "too many, pruner": (
+        {"nnz": 49, "solver": "magnitude"}, ProblemError, "nnz must be at most 48"
+    ),
+    "no problem": ({"problem": np.eye(3)}, ProblemError, "problem must be a Problem"),
+    "unknown solver": ({"solver": "magic"}, SettingsError, "solver must be one of .* 'magic'"),
+    "no name": ({"solver": 3}, SettingsError, "solver must be one of .* but was 3"),
+    "scope": ({"scope": "network"}, SettingsError, "scope must be one of .* 'network'"),
+    "unknown setting": ({"rounding": 1}, SettingsError, "unknown setting 'rounding'"),
+    "both budgets": ({"sparsity": 0.5}, SettingsError, "unknown setting 'sparsity'"),
+    "both budgets, pruner": (
+        {"sparsity": 0.5, "solver": "magnitude"}, SettingsError, "give one of sparsity, nnz"
+    ),
+    "pattern": (
+        {"pattern": "2:4", "solver": "magnitude"}, SettingsError, "give one of sparsity, nnz"
+    ),
+    "time_limit": ({"time_limit": 0.0}, SettingsError, "time_limit must lie in"),
+    "tol_gap": ({"tol_gap": 2.0}, SettingsError, "tol_gap must lie in"),
+    "tol_feas": ({"tol_feas": 0.0}, SettingsError, "tol_feas must lie in"),
+    "callback": ({"callback": 3}, SettingsError, "callback must be callable, but was 3"),
+    "warm_start": ({"warm_start": 3}, SettingsError, "warm_start must be a Solution"),
+    "n_threads": ({"n_threads": 0}, SettingsError, "n_threads"),
+    "formulation": (
+        {"solver": "admm-published"}, UnsupportedError, "does not support formulation='pooled'"
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_bad_input(case):
+    changes, error, message = case
+    with pytest.raises(error, match=message) as caught:
+        solve_for_nnz(**({"problem": layer(), "nnz": 10} | changes))
+    assert type(caught.value) is error
+
+
+@pytest.mark.parametrize("formulation", ["penalised", "penalised_strict"])
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda problem: solve_for_nnz(problem, 5),
+        lambda problem: solve_for_sparsity(problem, 0.5),
+        lambda problem: solve_for_epsilon(problem, 1.0),
+    ],
+)
+def test_a_penalised_problem_is_refused(call, formulation):
+    problem = layer(formulation=formulation)
+    with pytest.raises(ProblemError, match=f"formulation must .* {formulation!r}.* lambda_"):
+        call(problem)
+
+
+@pytest.mark.parametrize("budget", [{"nnz": 5}, {"sparsity": 0.5}, {"pattern": "2:4"}])
+def test_a_radius_and_another_budget(budget):
+    with pytest.raises(SettingsError, match="epsilon is the budget already"):
+        solve_for_epsilon(layer(), 1.0, "magnitude", **budget)
+
+
+@pytest.mark.parametrize("scope", ["layer", "output"])
+def test_unpenalised_weights_need_room(scope):
+    problem = layer().replace(weights=np.r_[np.zeros(3), np.ones(9)])
+    with pytest.raises(ProblemError, match="room for the 12 weights whose l1 weight is 0"):
+        solve_for_nnz(problem, 11, scope=scope)
+    assert solve_for_nnz(problem, 12, scope=scope).nnz == 12
+
+
+def test_a_pruner_without_trained_weights():
+    problem = layer().replace(W=None, b=None)
+    with pytest.raises(UnsupportedError, match="starts from trained weights"):
+        solve_for_nnz(problem, 5, "magnitude")
+    assert solve_for_nnz(problem, 5).nnz == 5
