@@ -1,7 +1,7 @@
-"""The command ``nettrim``: the demonstration, and one saved problem at a time.
+"""The command ``nettrim``: the demonstration, one saved problem, a whole network.
 
-Exit codes: 0 proved, 1 an answer without proof (or a proof that there is none), 2 bad input or
-usage, 130 interrupted. Errors are one line on stderr. Everything slow is imported by the
+Exit codes: 0 proved (``prune`` with a pruner: the budget is met), 1 an answer without proof (or a
+proof that there is none), 2 bad input or usage, 130 interrupted. Errors are one line on stderr. Everything slow is imported by the
 subcommand that needs it.
 """
 
@@ -40,6 +40,14 @@ SOLVE_EXAMPLE = """example:
   nettrim solve problem.npz -o solution.npz
 
 The solution file holds W, b and theta (where they exist) and status, a JSON string."""
+
+PRUNE_EXAMPLE = """example:
+  nettrim prune network.npz --calibration inputs.npy --tolerance 0.1 -o pruned.npz
+
+network.npz holds W0, b0, W1, b1, ... (weights of shape inputs x outputs; ReLU between the layers,
+unless an entry "activations" names others); inputs.npy holds samples as rows, as the network takes
+them. The pruned network is written in the same format. Calibration data is never made up: in
+Python, numpy.save("inputs.npy", X) writes it."""
 
 
 class UsageError(Exception):
@@ -124,6 +132,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_demo(commands, common)
     _add_solve(commands, common)
+    _add_prune(commands, common)
     return parser
 
 
@@ -150,6 +159,34 @@ def _add_solve(commands: Any, common: argparse.ArgumentParser) -> None:
     command.add_argument("-o", "--output", type=Path, metavar="FILE", help="solution file, .npz")
     command.add_argument("--json", action="store_true", help="print the status as JSON, no text")
     command.set_defaults(run=run_solve)
+
+
+def _add_prune(commands: Any, common: argparse.ArgumentParser) -> None:
+    command = commands.add_parser(
+        "prune", parents=[common], help="prune a whole network given as arrays",
+        description="Prune the layers of a network, and write it back.",
+        epilog=PRUNE_EXAMPLE, formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    command.add_argument("model", type=Path, help="network as arrays, .npz")
+    command.add_argument("--calibration", type=Path, required=True, metavar="FILE",
+                         help="samples, .npy, or .npz with an entry X")  # fmt: skip
+    command.add_argument("--heldout", type=Path, metavar="FILE",
+                         help="samples on which the errors are measured, too")  # fmt: skip
+    budget = command.add_mutually_exclusive_group(required=True)
+    budget.add_argument("--tolerance", type=float, metavar="G",
+                        help="radius of every layer, relative to its outputs")  # fmt: skip
+    budget.add_argument("--sparsity", type=float, metavar="S",
+                        help="fraction of zeros of every layer")  # fmt: skip
+    command.add_argument("--mode", choices=("cascade", "parallel"), default="cascade",
+                         help="signals that a layer is pruned on (default: cascade)")  # fmt: skip
+    command.add_argument("--exclude", nargs="+", metavar="NAME",
+                         help="layers that stay, by name or pattern")  # fmt: skip
+    command.add_argument("--checkpoint", type=Path, metavar="DIR",
+                         help="folder for finished layers, to go on from")  # fmt: skip
+    command.add_argument("--dry-run", action="store_true", help="say what would be done, and stop")
+    command.add_argument("-o", "--output", type=Path, metavar="FILE", help="pruned network, .npz")
+    command.add_argument("--json", action="store_true", help="print the report as JSON, no text")
+    command.set_defaults(run=run_prune)
 
 
 def run_demo(arguments: argparse.Namespace) -> int:
@@ -219,6 +256,69 @@ def run_solve(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps(status_record(problem, solution)))
     return PROVED if solution.status is Status.OPTIMAL else UNPROVED
+
+
+def run_prune(arguments: argparse.Namespace) -> int:
+    """Run ``nettrim prune``."""
+    from . import terminal
+    from .frameworks import from_npz, to_npz
+    from .network import plan_network, prune_network
+    from .status import Status
+
+    if arguments.output is None and not arguments.dry_run:
+        raise UsageError("give the pruned network a file: --output FILE (see nettrim prune --help)")
+    if arguments.output is not None:
+        _check_writable(arguments.output)
+    network = from_npz(arguments.model)
+    X = load_samples(arguments.calibration)
+    heldout = None if arguments.heldout is None else load_samples(arguments.heldout)
+    given = {
+        "mode": arguments.mode, "solver": arguments.solver, "skip": arguments.exclude,
+        "tolerance": arguments.tolerance, "sparsity": arguments.sparsity,
+    }  # fmt: skip
+    settings = _settings(arguments)
+    time_limit = settings.pop("time_limit", None)
+    screen = terminal.make_screen(arguments.quiet or arguments.json)
+    if arguments.dry_run:
+        screen.line(str(plan_network(network, X, **given)))
+        return PROVED
+    with screen.progress() as update:
+        result = prune_network(
+            network, X, X_heldout=heldout, settings=settings or None, time_limit=time_limit,
+            checkpoint=arguments.checkpoint, n_threads=arguments.n_threads,
+            callback=terminal.layer_reporter(update), **given,
+        )  # fmt: skip
+    to_npz(result.network, arguments.output)
+    screen.line(result.table())
+    screen.line(f"Wrote {arguments.output}.")
+    if arguments.json:
+        print(json.dumps(result.to_dict()))
+    done = (Status.OPTIMAL, Status.FEASIBLE, Status.PRUNED)
+    return PROVED if result.status in done else UNPROVED
+
+
+def load_samples(path: Path) -> Any:
+    """Return the samples of an ``.npy`` file, or of the entry X of an ``.npz`` file.
+
+    Raises
+    ------
+    ProblemFileError
+        If there are none.
+    """
+    import numpy as np
+
+    from .exceptions import ProblemFileError
+    from .problem_file import load_arrays
+
+    if path.suffix == ".npz":
+        arrays = load_arrays(path, "samples X")
+        if "X" not in arrays:
+            raise ProblemFileError(f"{path} must hold an entry X, but holds {sorted(arrays)}")
+        return arrays["X"]
+    try:
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise ProblemFileError(f"{path} must be an .npy file of numbers: {error}") from None
 
 
 def status_record(problem: Problem, solution: Solution) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .demo import PrunedNetwork, Step
+    from .network.modes import LayerProgress
     from .problem import Problem
     from .solution import Solution
     from .solvers import Progress
@@ -139,6 +140,18 @@ def solve_reporter(update: Update) -> Callable[[Progress], None]:
 
     def callback(progress: Progress) -> None:
         update(f"iteration {progress.iteration}, proved", progress.n_proved, progress.n_outputs)
+
+    return callback
+
+
+def layer_reporter(update: Update) -> Callable[[LayerProgress], None]:
+    """Return the callback of a whole network that moves a progress bar over its layers."""
+
+    def callback(at: LayerProgress) -> None:
+        where = at.layer
+        if at.progress is not None:
+            where += f", iteration {at.progress.iteration}"
+        update(where, at.done, at.total)
 
     return callback
 

@@ -128,6 +128,21 @@ def test_a_radius_is_solved_natively(solver):
     assert ours.certificate.distance <= epsilon * (1 + TOLERANCE["proved"])
 
 
+@pytest.mark.parametrize("count", [1, 3, 6])
+def test_weights_set_back_cost_a_gap_of_second_order(count):
+    problem = layer(120, 20, 6, radius="joint")
+    level = 0.1 * float(Levels(problem, "admm", False).unit[0])
+    full = solve(problem.penalise(level), tol_gap=1e-12)
+    size = np.where(full.W == 0, np.inf, np.abs(full.W))
+    W = full.W.copy()
+    W.flat[np.argsort(size, axis=None)[:count]] = 0.0
+    distance = float(np.linalg.norm(reach(problem, W, full.b)))
+    judged = certify(problem.within(distance), W, full.b, full.theta)
+    change = np.linalg.norm(problem.X @ (full.W - W)) ** 2
+    bound = change / (2 * level * judged.objective)
+    assert 0 < judged.gap <= bound * (1 + TOLERANCE["multiplier"])
+
+
 # Limits -------------------------------------------------------------------------------------
 
 

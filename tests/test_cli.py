@@ -16,7 +16,7 @@ from nettrim_solver.cli import main
 from tests.tolerances import TOLERANCE
 
 SOLVE = sys.modules["nettrim_solver.solve"]
-COMMANDS = ([], ["demo"], ["solve"])
+COMMANDS = ([], ["demo"], ["solve"], ["prune"])
 
 
 @pytest.fixture

@@ -120,6 +120,10 @@ def test_softmax_add_and_the_mean_of_images():
     np.testing.assert_allclose(
         Softmax().apply(X), scipy.special.softmax(X, axis=1), rtol=TOLERANCE["network_double"]
     )
+    np.testing.assert_allclose(
+        Softmax(log=True).apply(X), scipy.special.log_softmax(X, axis=1),
+        rtol=TOLERANCE["network_double"],
+    )  # fmt: skip
     output = Softmax(axis=0).apply(IMAGES)
     np.testing.assert_allclose(output.sum(axis=1), 1.0, rtol=TOLERANCE["network_double"])
     assert np.all(np.isfinite(Softmax().apply(np.array([[1e4, -1e4]]))))

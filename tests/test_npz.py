@@ -61,7 +61,7 @@ def everything():
             GlobalAveragePool(keep_dims=True),
             Flatten(),
             Reshape((-1, 2)),
-            Softmax(axis=0),
+            Softmax(axis=0, log=True),
             Flatten(),
             Dense(RNG.standard_normal((6, 3)), name="last"),
         ],

@@ -141,6 +141,7 @@ OPERATIONS = [
     (AveragePool2d(2, 1), (1, 2, 2)),
     (GlobalAveragePool(), (3, 4, 2)),
     (Softmax(), (5,)),
+    (Softmax(log=True), (5,)),
     (Affine(scale=[[[2.0]], [[-3.0]]], shift=1.0), (2, 3, 3)),
     (BatchNorm([1.0, -4.0], [0.0, 1.0], [1.0, 1.0], [3.0, 0.25], eps=0.0), (2, 3)),
     (Flatten(), (2, 3)),

@@ -114,8 +114,9 @@ def lipschitz(op: Operation, shape: Shape) -> float:
     if isinstance(op, BatchNorm):
         return float(np.max(np.abs(op.factors()[0])))
     if isinstance(op, Softmax):
-        # The Jacobian diag(p) - p p' has row sums of moduli 2 p_i (1 - p_i).
-        return 0.5
+        # The Jacobian diag(p) - p p' has row sums of moduli 2 p_i (1 - p_i). That of the logarithm,
+        # I - 1 p', is convex in p, so its norm is largest at a corner, where p is a unit vector.
+        return math.sqrt(shape[op.axis]) if op.log else 0.5
     if isinstance(op, GlobalAveragePool):
         return 1.0 / math.sqrt(math.prod(shape[1:]))
     if isinstance(op, (MaxPool2d, AveragePool2d)):

@@ -196,12 +196,12 @@ def cell_counts(mask: NDArray[np.bool_]) -> tuple[Counts, Counts]:
     -------
     counts, sizes : ndarray of int64, both sides at most ``MAX_CELLS``
     """
-    counts = mask.astype(np.int64)
+    counts: NDArray[Any] = mask
     sizes = np.ones((1, 1), dtype=np.int64)
     for axis, n in enumerate(mask.shape):
         cells = min(n, MAX_CELLS)
         starts = np.arange(cells) * n // cells
-        counts = np.add.reduceat(counts, starts, axis=axis)
+        counts = np.add.reduceat(counts, starts, axis=axis, dtype=np.int64)
         shape = (-1, 1) if axis == 0 else (1, -1)
         sizes = sizes * np.diff([*starts, n]).reshape(shape)
     return counts, sizes

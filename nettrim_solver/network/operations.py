@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..activations import Activation, get_activation
+from ..checks import check_flag
 from ..exceptions import ProblemError
 from ..problem_checks import numeric
 from .windows import integers
@@ -406,12 +407,16 @@ class Softmax(_Elementwise):
     ----------
     axis : int
         Of a sample, not counting the samples.
+    log : bool
+        Whether the output is the logarithm, ``x_i - log sum_j exp(x_j)``.
     """
 
     axis: int = -1
+    log: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_flag("log", self.log)
         (axis,) = integers(self.label, "axis", self.axis, least=-32, lengths=(1,))
         self._set("axis", axis)
 
@@ -424,6 +429,9 @@ class Softmax(_Elementwise):
         (signal,) = inputs
         axis = self.axis if self.axis < 0 else self.axis + 1
         output: NDArray[Any] = signal - signal.max(axis=axis, keepdims=True)
+        if self.log:
+            output -= np.log(np.exp(output).sum(axis=axis, keepdims=True))
+            return output
         np.exp(output, out=output)
         output /= output.sum(axis=axis, keepdims=True)
         return output

@@ -274,6 +274,25 @@ class PruningResult:
         with whole_file(path) as stream:
             stream.write(json.dumps(self.to_dict(), indent=1, allow_nan=False).encode())
 
+    def report(self, path: str | os.PathLike[str], **options: Any) -> None:
+        """Write a report as one HTML file that needs nothing else; see :func:`.write_report`.
+
+        Parameters
+        ----------
+        path : path-like
+        **options
+            ``paths``, measured :class:`.LayerPath` to draw, and ``title``.
+        """
+        from .report import write_report  # reads results, so it stands above them
+
+        write_report(self, path, **options)
+
+    def plot(self, path: str | os.PathLike[str] | None = None) -> Any:
+        """Draw zeros and errors of every layer; see :func:`.plot_result`."""
+        from .report import plot_result
+
+        return plot_result(self, path)
+
 
 def plain(value: Any) -> Any:
     """Return a number, text or sequence as a JSON value; what is not finite becomes None."""

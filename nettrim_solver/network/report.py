@@ -1,0 +1,554 @@
+"""The report of a pruned network as one HTML file that needs nothing else, and as a figure.
+
+The page has no scripts and loads nothing: styles, drawings and pictures are inside. Every number
+is also there in full, in the ``value`` of its ``<data>`` element.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+import platform
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from importlib import resources
+from typing import Any
+
+import numpy as np
+
+from ..exceptions import SettingsError
+from ..plotting import new_figure
+from ..problem_file import whole_file
+from ..status import Status
+from . import charts
+from .charts import LogAxis, escaped
+from .layers import Layer
+from .paths import LayerPath
+from .result import LayerReport, PruningResult
+
+#: Fields and properties of a layer's report: heading, how it is written, and what it means.
+FIELDS = {
+    "name": ("Layer", "text", "The name of the layer in the network."),
+    "kind": ("Kind", "text", "Dense, or a convolution."),
+    "shape": ("Shape", "shape", "Of the weights: inputs x outputs of a dense layer; filters x "
+              "channels x height x width of a convolution."),
+    "outcome": ("Outcome", "text", "What became of it. All layers but the pruned ones keep their "
+                "trained weights."),
+    "reason": ("Reason", "text", "Why it was not pruned."),
+    "budget": ("Budget", "text", "What was asked for."),
+    "zeros": ("Zeros", "count", "Weights that are zero."),
+    "sparsity": ("Share of zeros", "percent", "Zeros among all weights. Intercepts are not "
+                 "counted."),
+    "nnz": ("Nonzeros", "count", "Weights that are kept."),
+    "size": ("Weights", "count", "Zeros and nonzeros."),
+    "solver": ("Solver", "text", "What computed the weights."),
+    "status": ("Status", "text", "What the independent check says of the answer. \"optimal\": "
+               "proved, the gap and the violation are within tolerance."),
+    "epsilon": ("Radius", "number", "How far the layer's outputs may be from the trained ones: "
+                "before the activation, in its units, over all rows used."),
+    "distance": ("Distance", "number", "How far they are, in the same units."),
+    "gap": ("Gap", "small", "Relative duality gap: how far the l1 norm can be from the least "
+            "possible one. No units."),
+    "violation": ("Violation", "small", "By how much the radius is exceeded, relative to it."),
+    "rows": ("Rows used", "count", "Samples the layer was pruned with; (sample, position) pairs "
+             "of a convolution."),
+    "n_rows": ("Rows there are", "count", "In the calibration data."),
+    "error": ("Layer error", "percent", "Of the layer's output after the activation, on the "
+              "inputs and rows it was pruned with, relative to the trained layer's output "
+              "(Frobenius norms)."),
+    "error_heldout": ("Layer error, held out", "percent", "The same on the held-out samples."),
+    "network_error": ("Network error", "percent", "Of the pruned network up to and including this "
+                      "layer, on all calibration samples, relative to the trained network."),
+    "network_error_heldout": ("Network error, held out", "percent", "The same on the held-out "
+                              "samples."),
+    "network_bound": ("Bound", "percent", "What the network error on the calibration samples is "
+                      "proved to be below. There is none without a proof."),
+    "seconds": ("Time", "seconds", "Wall time."),
+    "warnings": ("Warnings", "list", "What to be careful about."),
+}  # fmt: skip
+
+#: Fields of a result that have places of their own on the page.
+SHOWN = {"network", "original", "layers", "mode", "status", "output_error", "output_error_heldout",
+         "output_bound", "seconds", "sample_shape"}  # fmt: skip
+
+#: Columns of the table of all layers.
+COLUMNS = ("name", "kind", "shape", "sparsity", "nnz", "network_error", "network_error_heldout",
+           "network_bound", "gap", "seconds", "status")  # fmt: skip
+
+#: Dead neurons that are listed one by one.
+MAX_LISTED = 20
+
+NOTHING = "\N{EN DASH}"
+
+
+def write_report(
+    result: PruningResult,
+    path: str | os.PathLike[str],
+    *,
+    paths: Iterable[LayerPath] | None = None,
+    title: str | None = None,
+) -> None:
+    """Write a report of a pruned network as one HTML file, all or nothing.
+
+    Parameters
+    ----------
+    result : PruningResult
+    path : path-like
+        Where to; an existing file is replaced.
+    paths : iterable of LayerPath, optional
+        Draws what zeros cost each layer, see :func:`.layer_path`.
+    title : str, optional
+
+    Raises
+    ------
+    SettingsError
+        If an argument is of another type.
+    OSError
+        If the folder is missing or not writable.
+
+    Notes
+    -----
+    The file needs no network, no scripts and no other file. It grows with the number of layers, not
+    with their size: a mask is a picture of at most 64 x 64 cells.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from nettrim_solver.network import Dense, Network, prune_network
+    >>> X = np.random.default_rng(0).standard_normal((50, 6))
+    >>> result = prune_network(Network([Dense(np.eye(6)[:, :3])]), X, tolerance=0.5)
+    >>> write_report(result, "report.html")  # doctest: +SKIP
+    """
+    text = html_report(result, paths=paths, title=title)
+    with whole_file(path) as stream:
+        # Names may hold halves of surrogate pairs, which no encoding takes.
+        stream.write(text.encode("utf-8", errors="replace"))
+
+
+def html_report(
+    result: PruningResult, *, paths: Iterable[LayerPath] | None = None, title: str | None = None
+) -> str:
+    """Return the page that :func:`write_report` writes."""
+    if not isinstance(result, PruningResult):
+        raise SettingsError(f"result must be a PruningResult, but was a {type(result).__name__}")
+    if title is not None and not isinstance(title, str):
+        raise SettingsError(f"title must be a str, but was {title!r}")
+    curves = [] if paths is None else _checked_paths(paths)
+    heading = escaped(title or "Pruned network")
+    style = (resources.files("nettrim_solver") / "data" / "report.css").read_text("utf-8")
+    body = [
+        _head(result, heading), _tiles(result), _zeros(result), _errors(result), _table(result),
+        _curves(result, curves), _notes(result), _dead(result), _layers(result), _run(result),
+        _meanings(),
+    ]  # fmt: skip
+    # The policy makes browsers refuse whatever a page could load.
+    policy = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+    return (
+        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{heading}</title>\n<style>\n{style}</style></head>\n<body>\n"
+        + "\n".join(part for part in body if part)
+        + "\n</body></html>\n"
+    )
+
+
+def _checked_paths(paths: Iterable[LayerPath]) -> list[LayerPath]:
+    if isinstance(paths, LayerPath) or not isinstance(paths, Iterable):
+        raise SettingsError(f"paths must be a list of LayerPath, but was {paths!r}")
+    given = list(paths)
+    for one in given:
+        if not isinstance(one, LayerPath):
+            raise SettingsError(f"paths must be LayerPath, but one was a {type(one).__name__}")
+    return given
+
+
+# Values -----------------------------------------------------------------------------------------
+
+
+def shown(value: Any, how: str) -> str:
+    """Return a value as HTML, written for readers, with the exact number beside it."""
+    if value is None or value == "" or value == ():
+        return NOTHING
+    if how == "text":
+        return escaped(value)
+    if how == "shape":
+        return escaped(" \N{MULTIPLICATION SIGN} ".join(map(str, value)))
+    if how == "list":
+        return "<br>".join(escaped(entry) for entry in value)
+    return f'<data value="{value!r}">{_written(value, how)}</data>'
+
+
+def _written(value: float, how: str) -> str:
+    if not math.isfinite(value):
+        return str(value)
+    if how == "count":
+        return f"{value:,}"
+    if how == "percent":
+        return f"{_figures(100 * value)} %"
+    if how == "seconds":
+        return f"{_figures(value)} s"
+    return f"{value:.1e}" if how == "small" else f"{value:.4g}"
+
+
+def _figures(value: float) -> str:
+    """Return three figures, never as a power of ten where a short number does."""
+    if value == 0 or 1e-3 <= abs(value) < 1e5:
+        return f"{value:.2f}" if 1 <= abs(value) < 1e5 else f"{value:.3g}"
+    return f"{value:.2e}"
+
+
+def _field(one: LayerReport, name: str) -> str:
+    how = FIELDS[name][1] if name in FIELDS else "text"
+    return shown(getattr(one, name), how)
+
+
+def _link(number: int, one: LayerReport) -> str:
+    return f'<a href="#layer-{number}">{escaped(one.name)}</a>'
+
+
+# Sections ---------------------------------------------------------------------------------------
+
+
+def _section(heading: str, *parts: str) -> str:
+    return f"<section><h2>{escaped(heading)}</h2>\n" + "\n".join(parts) + "</section>"
+
+
+def _head(result: PruningResult, heading: str) -> str:
+    status = result.status
+    kind = "alarm" if status in (Status.FAILED, Status.TIME_LIMIT, Status.INTERRUPTED) else "soft"
+    remedy = f" To do: {escaped(status.remedy)}." if status.remedy else ""
+    return (
+        f"<header><h1>{heading}</h1><p>{escaped(result.mode.capitalize())} mode, "
+        f"{len(result.layers)} layers, {shown(result.seconds, 'seconds')}. Status "
+        f'<span class="{kind}">{escaped(status.label)}</span>: {escaped(status.message)}.'
+        f"{remedy}</p></header>"
+    )
+
+
+def _tiles(result: PruningResult) -> str:
+    pruned = [one for one in result.layers if one.pruned]
+    proved = sum(one.status is Status.OPTIMAL for one in pruned)
+    gaps = [one.gap for one in pruned if one.gap is not None]
+    total = result.network.n_weights
+    bound = "without a proved bound"
+    if result.output_bound is not None:
+        bound = f"proved: at most {shown(result.output_bound, 'percent')}"
+    worst = f"worst gap {shown(max(gaps), 'small')}" if gaps else "no gaps: no dual points"
+    entries = [
+        ("Zeros", shown(result.sparsity, "percent"),
+         f"{shown(total - result.nnz, 'count')} of {shown(total, 'count')} weights"),
+        ("Output error, calibration", shown(result.output_error, "percent"), bound),
+        ("Output error, held out", shown(result.output_error_heldout, "percent"),
+         "on samples that no layer was pruned with" if result.output_error_heldout is not None
+         else "no held-out samples were given"),
+        ("Proved optimal", f"{shown(proved, 'count')} of {shown(len(pruned), 'count')}",
+         f"pruned layers; {worst}"),
+    ]  # fmt: skip
+    tiles = (
+        f'<div class="card tile"><span class="soft">{name}</span><strong>{value}</strong>'
+        f'<span class="soft">{note}</span></div>'
+        for name, value, note in entries
+    )
+    return f'<div class="tiles">{"".join(tiles)}</div>'
+
+
+def _zeros(result: PruningResult) -> str:
+    if not result.layers:
+        return '<p class="card">The network has no layers with weights.</p>'
+    rows = [
+        charts.row(
+            _link(number, one), charts.bar(one.sparsity),
+            f"{_field(one, 'sparsity')} of {_field(one, 'size')}",
+        )
+        for number, one in enumerate(result.layers)
+    ]  # fmt: skip
+    return _section("Zeros", f'<div class="card rows">{"".join(rows)}</div>')
+
+
+def _errors(result: PruningResult) -> str:
+    """Return what was measured beside what is proved, a line per layer and one for the output."""
+    lines = [
+        (_link(i, one), one.network_error, one.network_error_heldout, one.network_bound)
+        for i, one in enumerate(result.layers)
+    ]
+    last = (result.output_error, result.output_error_heldout, result.output_bound)
+    lines.append(("<strong>output</strong>", *last))
+    axis = LogAxis.of(value for line in lines for value in line[1:])
+    if axis is None or not result.layers:
+        return ""
+    signs = [
+        ('<circle class="dot" cx="13" cy="6" r="4.5"/>', "measured, calibration samples"),
+        ('<line class="tick" x1="13" x2="13" y1="-1" y2="13"/>', "proved bound on it"),
+        ('<circle class="ring" cx="13" cy="6" r="5"/>', "measured, held-out samples"),
+    ]
+    rows = []
+    for label, error, heldout, bound in lines:
+        value = f"{shown(error, 'percent')} \N{LESS-THAN OR EQUAL TO} {shown(bound, 'percent')}"
+        if bound is None:
+            value = f"{shown(error, 'percent')}, no bound"
+        rows.append(charts.row(label, charts.track(axis, error, heldout, bound), value))
+    return _section(
+        "Errors and bounds",
+        "<p>Error of the pruned network up to each layer, after the activation, relative to the "
+        "trained network. The scale is logarithmic; an error of zero has no dot.</p>",
+        charts.legend(signs if any(line[2] is not None for line in lines) else signs[:2]),
+        f'<div class="card rows">{"".join(rows)}{charts.axis_row(axis)}</div>',
+    )
+
+
+def _table(result: PruningResult) -> str:
+    if not result.layers:
+        return ""
+    held = result.output_error_heldout is not None
+    names = [name for name in COLUMNS if held or not name.endswith("heldout")]
+    head = "".join(f"<th>{escaped(FIELDS[name][0])}</th>" for name in names)
+    rows = []
+    for number, one in enumerate(result.layers):
+        cells = {name: _field(one, name) for name in names} | {"name": _link(number, one)}
+        if one.status is None:
+            cells["status"] = escaped(one.outcome)
+        rows.append("".join(f"<td>{cells[name]}</td>" for name in names))
+    total = {
+        "name": "network", "sparsity": shown(result.sparsity, "percent"),
+        "nnz": shown(result.nnz, "count"), "network_error": shown(result.output_error, "percent"),
+        "network_error_heldout": shown(result.output_error_heldout, "percent"),
+        "network_bound": shown(result.output_bound, "percent"),
+        "seconds": shown(result.seconds, "seconds"), "status": escaped(result.status.label),
+    }  # fmt: skip
+    last = "".join(f"<td>{total.get(name, '')}</td>" for name in names)
+    lines = "".join(f"<tr>{row}</tr>\n" for row in rows)
+    return _section(
+        "All layers",
+        f'<div class="card scroll" tabindex="0"><table class="figures"><thead><tr>{head}</tr>'
+        f'</thead><tbody>{lines}<tr class="total">{last}</tr></tbody></table></div>',
+    )
+
+
+def _curves(result: PruningResult, paths: Sequence[LayerPath]) -> str:
+    """Return a panel per path, all with the same axes, so that layers can be compared."""
+    lines = {id(one): _lines(one) for one in paths}
+    points = [point for found in lines.values() for _, line in found for point in line]
+    axis = LogAxis.of(value for _, value in points)
+    if axis is None:
+        return ""
+    start = min(90.0, 10 * math.floor(min(zeros for zeros, _ in points) / 10))
+    sparsities = {one.name: 100 * one.sparsity for one in result.layers}
+    panels = "".join(
+        f'<figure class="card"><h3>{escaped(one.name)}</h3>'
+        f"{charts.curves(lines[id(one)], axis, start, sparsities.get(one.name))}</figure>"
+        for one in paths
+    )
+    line = '<line class="{}" x1="0" x2="26" y1="6" y2="6"/>'
+    signs = [
+        (line.format("own"), "error of the layer"),
+        (line.format("network"), "error of the network's output"),
+        (line.format("here"), "zeros of the layer in this result"),
+    ]
+    if any(one.errors_heldout is not None for one in paths):
+        signs.append((line.format("own calibration"), "dashed: calibration samples"))
+    return _section(
+        "What zeros cost each layer",
+        "<p>Relative errors over the zeros of one layer, all others as trained. Solid lines are "
+        "held-out samples where there are any. The error scale is logarithmic.</p>",
+        charts.legend(signs),
+        f'<div class="panels">{panels}</div>',
+    )
+
+
+def _lines(one: LayerPath) -> list[charts.Curve]:
+    """Return the lines of a path; the squared errors of the output as norms, like the others."""
+    lines: list[charts.Curve] = []
+    for kind, name in (("own", "errors"), ("network", "output_errors")):
+        held = getattr(one, f"{name}_heldout")
+        style = kind if held is None else f"{kind} calibration"
+        for values, label in ((getattr(one, name), style), (held, kind)):
+            if values is None:
+                continue
+            norms = np.sqrt(values) if kind == "network" else values
+            pairs = zip((100 * one.sparsities).tolist(), norms.tolist(), strict=True)
+            points = [pair for pair in pairs if charts.drawable(pair[1])]
+            if points:
+                lines.append((label, points))
+    return lines
+
+
+def _notes(result: PruningResult) -> str:
+    """Return the layers with trained weights and why, and all warnings."""
+    kept = [
+        f"<li>{_link(i, one)} {escaped(one.outcome)}"
+        f"{': ' + escaped(one.reason) if one.reason else ''}</li>"
+        for i, one in enumerate(result.layers)
+        if not one.pruned
+    ]
+    warned = [
+        f"<li>{_link(i, one)}: {escaped(text)}</li>"
+        for i, one in enumerate(result.layers)
+        for text in one.warnings
+    ]
+    parts = []
+    for heading, entries in (("Layers left as trained", kept), ("Warnings", warned)):
+        if entries:
+            parts.append(_section(heading, f'<ul class="card">{"".join(entries)}</ul>'))
+    return "\n".join(parts)
+
+
+def _dead(result: PruningResult) -> str:
+    rows = []
+    for number, (name, dead) in enumerate(result.dead_neurons().items()):
+        if len(dead):
+            n_outputs = result.network.layer(name).n_outputs
+            cells = [f"{shown(len(dead), 'count')} of {shown(n_outputs, 'count')}"]
+            cells += [_listed(indices.tolist()) for indices in (dead.constant, dead.unused)]
+            link = f'<a href="#layer-{number}">{escaped(name)}</a>'
+            rows.append(f"<tr><td>{link}</td>{''.join(f'<td>{c}</td>' for c in cells)}</tr>\n")
+    if not rows:
+        return ""
+    heads = ("Layer", "Dead", "Without weights", "That no later layer uses")
+    return _section(
+        "Neurons without effect",
+        "<p>Outputs of layers by their numbers. <code>result.remove_dead_neurons()</code> gives a "
+        "network without those that can go.</p>",
+        f'<div class="card scroll" tabindex="0"><table><thead><tr>'
+        f"{''.join(f'<th>{head}</th>' for head in heads)}</tr></thead>"
+        f"<tbody>{''.join(rows)}</tbody></table></div>",
+    )
+
+
+def _listed(indices: list[int]) -> str:
+    if not indices:
+        return NOTHING
+    more = len(indices) - MAX_LISTED
+    text = ", ".join(map(str, indices[:MAX_LISTED]))
+    return f"{text} and {more:,} more" if more > 0 else text
+
+
+def _layers(result: PruningResult) -> str:
+    if not result.layers:
+        return ""
+    cards = "\n".join(_card(result, i, one) for i, one in enumerate(result.layers))
+    return _section(
+        "Layer by layer",
+        "<p>The pictures show where the kept weights are: inputs from top to bottom, outputs from "
+        "left to right. Fields without a value were not measured, or do not apply.</p>",
+        f'<div class="layers">{cards}</div>',
+    )
+
+
+def _card(result: PruningResult, number: int, one: LayerReport) -> str:
+    names = list(FIELDS)
+    names += [f.name for f in dataclasses.fields(one) if f.name not in FIELDS]
+    fields = "".join(
+        f'<div{" class=wide" if name in ("warnings", "reason") else ""}>'
+        f"<dt>{escaped(FIELDS[name][0] if name in FIELDS else name)}</dt>"
+        f"<dd>{_field(one, name)}</dd></div>"
+        for name in names
+        if name != "name"
+    )
+    return (
+        f'<article class="card layer" id="layer-{number}"><header><h3>{escaped(one.name)}</h3>'
+        f'<p class="soft">{_field(one, "sparsity")} zeros, {escaped(one.outcome)}</p></header>'
+        f"<div>{_pictures(result, one)}</div><dl>{fields}</dl></article>"
+    )
+
+
+def _pictures(result: PruningResult, one: LayerReport) -> str:
+    pruned, trained = result.network.layer(one.name), result.original.layer(one.name)
+    # Groups of a convolution have inputs of their own, side by side here.
+    mask = np.concatenate([W != 0 for W in pruned.matrices()], axis=1)
+    image, largest = charts.mask_picture(mask, f"Kept weights of {one.name}")
+    legend = f"Kept weights, {mask.shape[0]:,} x {mask.shape[1]:,}."
+    if largest:
+        legend += f" Darkest: {_written(largest, 'percent')} kept."
+    figures = [(image, legend), (_histogram(pruned, trained), "Values: kept, before the trained.")]
+    return "".join(
+        f"<figure>{picture}<figcaption>{escaped(text)}</figcaption></figure>"
+        for picture, text in figures
+        if picture
+    )
+
+
+def _histogram(pruned: Layer, trained: Layer) -> str:
+    return charts.histogram(pruned.W, trained.W)
+
+
+def _run(result: PruningResult) -> str:
+    """Return what the run was, and with which versions the page was made."""
+    entries: list[tuple[str, Any]] = [
+        ("mode", result.mode),
+        ("input", " x ".join(map(str, result.sample_shape)) or "one number"),
+    ]
+    for entry in dataclasses.fields(result):
+        if entry.name not in SHOWN:
+            value = getattr(result, entry.name)
+            nested = value.items() if isinstance(value, Mapping) else [(entry.name, value)]
+            entries += nested
+    package = sys.modules[__name__.partition(".")[0]]
+    entries += [
+        ("nettrim_solver", package.__version__), ("numpy", np.__version__),
+        ("Python", platform.python_version()), ("platform", platform.platform()),
+    ]  # fmt: skip
+    rows = "".join(f"<tr><th>{escaped(k)}</th><td>{escaped(v)}</td></tr>\n" for k, v in entries)
+    return _section("The run", f'<div class="card scroll" tabindex="0"><table>{rows}</table></div>')
+
+
+def _meanings() -> str:
+    rows = "".join(
+        f"<tr><th>{escaped(label)}</th><td>{escaped(text)}</td></tr>\n"
+        for label, _, text in FIELDS.values()
+    )
+    return _section(
+        "What the numbers mean", f'<div class="card scroll"><table>{rows}</table></div>'
+    )
+
+
+# The figure -------------------------------------------------------------------------------------
+
+
+def plot_result(result: PruningResult, path: str | os.PathLike[str] | None = None) -> Any:
+    """Draw the zeros of every layer, and the errors of the network beside their bounds.
+
+    Parameters
+    ----------
+    result : PruningResult
+    path : path-like, optional
+        Where to write the figure; the suffix decides on the format (".png", ".pdf", ".svg").
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+
+    Raises
+    ------
+    MissingDependencyError
+        Without matplotlib.
+    OSError
+        If there is no such folder.
+    """
+    layers = result.layers
+    figure = new_figure(9.0, 1.6 + 0.35 * max(len(layers), 2))
+    left, right = figure.subplots(1, 2, sharey=True)
+    places = range(len(layers))
+    left.barh(places, [100 * one.sparsity for one in layers], height=0.6)
+    left.set(xlim=(0, 100), xlabel="zeros (%)")
+    # A "$" would begin a formula.
+    left.set_yticks(places, [one.name.replace("$", r"\$") for one in layers])
+    left.invert_yaxis()
+    series = (("network_bound", "|", "bound"), ("network_error_heldout", "x", "held-out samples"),
+              ("network_error", "o", "calibration samples"))  # fmt: skip
+    for name, marker, label in series:
+        values = [getattr(one, name) for one in layers]
+        points = [(100 * v, i) for i, v in enumerate(values) if charts.drawable(v)]
+        if points:
+            right.plot(*zip(*points, strict=True), marker, label=label, markersize=7)
+            right.set_xscale("log")
+    right.set(xlabel="error of the network up to the layer (%)")
+    right.grid(alpha=0.3)
+    if right.get_lines():
+        right.legend(fontsize="small")
+    if path is not None:
+        suffix = os.path.splitext(os.fspath(path))[1].lstrip(".") or "png"
+        with whole_file(path) as stream:
+            figure.savefig(stream, format=suffix, dpi=150)
+    return figure
