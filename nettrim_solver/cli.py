@@ -1,8 +1,8 @@
 """The command ``nettrim``: the demonstration, one saved problem, a whole network.
 
 Exit codes: 0 proved (``prune`` with a pruner: the budget is met), 1 an answer without proof (or a
-proof that there is none), 2 bad input or usage, 130 interrupted. Errors are one line on stderr. Everything slow is imported by the
-subcommand that needs it.
+proof that there is none), 2 bad input or usage, 130 interrupted. Errors are one line on stderr.
+Everything slow is imported by the subcommand that needs it.
 """
 
 from __future__ import annotations
