@@ -33,6 +33,9 @@ MARKS = ("<!-- tables of compare.json -->", "<!-- end of the tables -->")
 #: Gap and violation up to which an answer of a convex solver is proved.
 PROVED = 1e-6
 
+#: The method whose errors are the unit of the plot.
+UNIT = "alps"
+
 #: Methods in the plot, with colour and line style.
 DRAWN = {
     "magnitude": ("0.6", ":"),
@@ -292,7 +295,7 @@ def _skipped(result: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
 
 
 def plot(result: dict[str, Any], path: Path) -> None:
-    """Draw held-out errors against zeros, a panel per layer."""
+    """Draw held-out errors over those of one method against zeros, a panel per layer."""
     from matplotlib.figure import Figure
 
     entries = [entry for entry in captions(result) if "rows" in entry[3]]
@@ -301,13 +304,20 @@ def plot(result: dict[str, Any], path: Path) -> None:
     panels = drawing.subplots(n_rows, 3, squeeze=False).ravel()
     for panel, (key, _, _, layer) in zip(panels, entries, strict=False):
         ours = methods(layer)
+        unit = [number(row[f"heldout_{layer['metric']}"]) for row in ours.get(UNIT, [])]
         for name, (colour, style) in DRAWN.items():
             errors = [number(row[f"heldout_{layer['metric']}"]) for row in ours.get(name, [])]
-            if errors and all(error > 0 for error in errors):
-                zeros = [100 * row["zeros"] for row in ours[name]]
-                panel.plot(zeros, errors, color=colour, ls=style, marker="o", ms=3, label=name)
-        panel.set_title(f"{key}: {layer['name'].split(',')[0]}", fontsize="small")
-        panel.set(xlabel="zeros (%)", ylabel="held-out error", yscale="log")
+            if len(errors) == len(unit) and all(error > 0 for error in (*errors, *unit)):
+                zeros = [100 * row["sparsity"] for row in ours[name]]
+                values = [error / one for error, one in zip(errors, unit, strict=True)]
+                panel.plot(zeros, values, color=colour, ls=style, marker="o", ms=3, label=name)
+        panel.set_title(f"{key}: {_short(layer['name'])}", fontsize="small")
+        panel.set(
+            xlabel="zeros asked for (%)", ylabel=f"held-out error over {UNIT}'s", yscale="log"
+        )
+        panel.yaxis.set_major_formatter("{x:g}")
+        panel.yaxis.set_minor_formatter("{x:.2g}")
+        panel.tick_params(axis="y", which="both", labelsize="x-small")
         panel.grid(alpha=0.3, which="both")
     for panel in panels[len(entries) :]:
         panel.set_axis_off()
@@ -315,6 +325,11 @@ def plot(result: dict[str, Any], path: Path) -> None:
     if lines:
         drawing.legend(lines.values(), lines, loc="outside lower center", ncols=5, frameon=False)
     drawing.savefig(path, dpi=120)
+
+
+def _short(name: str) -> str:
+    """Return the beginning of a layer's name."""
+    return name if len(name) < 48 else f"{name[:46]} ..."
 
 
 def main() -> None:

@@ -26,6 +26,7 @@ FLOORS = [
     {"solvers"},
     {"solve"},
     {"planting", "instances", "budget", "refine", "reweighting"},
+    {"pipeline"},
     {"comparison", "compare"},
     {"network", "storage"},
     {"frameworks"},

@@ -37,12 +37,10 @@ class KeptZeros:
         """Set the weights to zero that are to be zero; done after every step of an optimizer."""
         torch = import_torch()
         with torch.no_grad():
+            self._masks = [pair for pair in self._masks if pair[0]() is not None]
             for reference, mask in self._masks:
                 weights = reference()
-                if weights is not None:
-                    weights.masked_fill_(mask.to(weights.device), 0)
-        if all(reference() is None for reference, _ in self._masks):
-            self.remove()
+                weights.masked_fill_(mask.to(weights.device), 0)
 
     def remove(self) -> None:
         """Let the zeros go: training may change them again."""

@@ -94,12 +94,11 @@ def row(label: str, svg: str, value: str) -> str:
 def bar(fraction: float) -> str:
     """Return a bar that is filled to a fraction."""
     rect = '<rect class="{}" width="{:.3f}%" height="14" y="2" rx="3"/>'
-    return f"<svg aria-hidden='true'>{rect.format('track', 100)}{rect.format('bar', 100 * fraction)}</svg>"
+    rects = rect.format("track", 100) + rect.format("bar", 100 * fraction)
+    return f'<svg aria-hidden="true">{rects}</svg>'
 
 
-def track(
-    axis: LogAxis, measured: float | None, heldout: float | None, bound: float | None
-) -> str:
+def track(axis: LogAxis, measured: float | None, heldout: float | None, bound: float | None) -> str:
     """Return what was measured as a dot and a ring, beside its bound as a tick."""
     parts = [
         f'<line class="grid" x1="{at:.2f}%" x2="{at:.2f}%" y1="0" y2="18"/>'
@@ -162,9 +161,8 @@ def curves(lines: Sequence[Curve], axis: LogAxis, start: float, here: float | No
         for at, _ in axis.ticks()
     ]
     if here is not None and here >= start:
-        parts.append(
-            f'<line class="here" x1="{across(here):.2f}%" x2="{across(here):.2f}%" y1="0" y2="100%"/>'
-        )
+        at = across(here)
+        parts.append(f'<line class="here" x1="{at:.2f}%" x2="{at:.2f}%" y1="0" y2="100%"/>')
     for name, points in lines:
         places = [(across(zeros), 100 - axis.place(value)) for zeros, value in points]
         path = " ".join(f"{x:.2f},{y:.2f}" for x, y in places)

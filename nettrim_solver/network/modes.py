@@ -284,7 +284,7 @@ def prune_network(
     run.callback, run.n_threads, run.time_limit = callback, n_threads, time_limit
     heldout = None
     if X_heldout is not None:
-        heldout = _calibration(X_heldout, run.original, spill, "X_heldout")
+        heldout = as_calibration(X_heldout, run.original, spill, "X_heldout")
     with limit_threads(n_threads):
         if checkpoint is not None:
             parts = fingerprint_parts(run.original, run.data, run.choices, mode=mode, seed=seed)
@@ -342,11 +342,12 @@ def _prepare(
     if all(choice.skip for choice in choices.values()):
         names = [layer.name for layer in original.layers]
         raise SettingsError(f"at least one layer must be pruned, but of {names} none is left")
-    data = _calibration(X, original, spill, "X")
+    data = as_calibration(X, original, spill, "X")
     return _Run(original, data, choices, mode == "cascade", seed, spill)
 
 
-def _calibration(X: Any, network: Network, spill: Folder | None, name: str) -> Calibration:
+def as_calibration(X: Any, network: Network, spill: Folder | None, name: str) -> Calibration:
+    """Return samples that fit a network; the message names the argument if they do not."""
     try:
         if isinstance(X, Calibration):
             network.shapes_for(X.sample_shape)

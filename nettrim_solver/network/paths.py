@@ -27,10 +27,11 @@ from ..problem_file import whole_file
 from ..solution import Solution
 from ..solvers import SOLVERS
 from ..threads import limit_threads
-from .calibration import Calibration, Folder, collect
+from .calibration import Folder, collect
 from .choices import LayerSettings, resolve
 from .graph import Network
 from .measure import Errors, measure, relative
+from .modes import MAX_ROWS, as_calibration
 from .result import plain
 from .tasks import failure, group_tasks
 
@@ -38,13 +39,10 @@ if TYPE_CHECKING:
     from ..solvers.admm.factorisation import Factorisation
 
 #: Sparsities at which a layer is pruned. No weights at all and all of them cost nothing to measure.
-GRID = (0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99)
+GRID = (0.4, 0.7, 0.85, 0.93, 0.97, 0.99)
 
 #: Numbers of nonzeros per curve at which its interpolation is looked at.
 FINE = 400
-
-#: Rows of a layer that are used at most.
-MAX_ROWS = 20_000
 
 Counts = NDArray[np.int64]
 Values = NDArray[np.float64]
@@ -88,11 +86,34 @@ class LayerPath:
         return 1.0 - self.nnz / self.size
 
     def error_at(self, nnz: ArrayLike) -> Any:
-        """Return the layer's own error for numbers of nonzeros, on held-out samples if measured.
+        """Return the layer's own error on the calibration samples, for numbers of nonzeros.
 
         Interpolated like :meth:`output_error_at`.
         """
-        return _interpolate(self.nnz, _first(self.errors_heldout, self.errors), nnz)
+        return _interpolate(self.nnz, self.errors, nnz)
+
+    def nnz_for(self, error: float) -> int:
+        """Return the fewest nonzeros whose own error, on the calibration samples, is no larger.
+
+        `size` if there are none. Where the measured errors do not fall, those to the left count.
+        """
+        falling = np.minimum.accumulate(self.errors)
+        low, high = -1, self.size
+        while high - low > 1:
+            middle = (low + high) // 2
+            if _interpolate(self.nnz, falling, middle) <= error:
+                high = middle
+            else:
+                low = middle
+        return high
+
+    def times(self, weight: float) -> LayerPath:
+        """Return the path with the output's errors multiplied by a number."""
+        held = self.output_errors_heldout
+        return replace(
+            self, output_errors=weight * self.output_errors,
+            output_errors_heldout=None if held is None else weight * held,
+        )  # fmt: skip
 
     def output_error_at(self, nnz: ArrayLike) -> Any:
         """Return the squared relative error at the network's output, on held-out samples if any.
@@ -107,7 +128,8 @@ class LayerPath:
         >>> round(path.output_error_at(10), 12)
         0.1
         """
-        return _interpolate(self.nnz, self._outputs(), nnz)
+        held = self.output_errors_heldout
+        return _interpolate(self.nnz, self.output_errors if held is None else held, nnz)
 
     def minorant(self, low: int = 0, high: int | None = None) -> tuple[Counts, Values]:
         """Return the largest convex curve below :meth:`output_error_at`, by its corners.
@@ -157,9 +179,6 @@ class LayerPath:
         lists = {k: None if v is None else plain(v.tolist()) for k, v in arrays.items()}
         own = {"name": self.name, "size": self.size, "solver": self.solver}
         return own | lists | {"seconds": self.seconds}
-
-    def _outputs(self) -> Values:
-        return _first(self.output_errors_heldout, self.output_errors)
 
 
 ERRORS = ("errors", "output_errors", "errors_heldout", "output_errors_heldout")
@@ -246,9 +265,12 @@ class Prober:
     Parameters
     ----------
     network : Network
-    X, X_heldout : array_like, iterable or Calibration
+    X, X_heldout : array_like, iterable or Calibration, optional
+        Without X nothing can be pruned.
     skip : str or iterable of str, optional
         Layers that stay as they are.
+    overrides : mapping, optional
+        As in :func:`prune_network`, without budgets.
     spill : path, optional
     seed : int
     **base
@@ -258,8 +280,7 @@ class Prober:
     ----------
     original : Network
         The network, batch normalisations folded.
-    data : Calibration
-    heldout : Calibration or None
+    data, heldout : Calibration or None
     choices : dict of str to LayerSettings
         Of every layer.
     names : list of str
@@ -269,10 +290,11 @@ class Prober:
     def __init__(
         self,
         network: Network,
-        X: Any,
+        X: Any = None,
         X_heldout: Any = None,
         *,
         skip: str | Iterable[str] | None = None,
+        overrides: Mapping[str, Mapping[str, Any]] | None = None,
         spill: Folder | None = None,
         seed: int = 0,
         **base: Any,
@@ -282,16 +304,16 @@ class Prober:
         check_integer("seed", seed, 0)
         self.original = network.folded()
         budgets = {"tolerance": None, "sparsity": None, "nnz": 0}
-        self.choices = resolve(self.original, LayerSettings(**base), budgets, None, skip)
+        self.choices = resolve(self.original, LayerSettings(**base), budgets, overrides, skip)
         self.names = [name for name, choice in self.choices.items() if not choice.skip]
         if not self.names:
             raise SettingsError(
                 f"at least one layer must be pruned, but of {[*self.choices]} none is left"
             )
-        self.data = _calibration("X", X, self.original, spill)
-        self.heldout = None
-        if X_heldout is not None:
-            self.heldout = _calibration("X_heldout", X_heldout, self.original, spill)
+        self.data, self.heldout = (
+            None if given is None else as_calibration(given, self.original, spill, name)
+            for name, given in (("X", X), ("X_heldout", X_heldout))
+        )
         self.seed, self.spill = seed, spill
 
     def path(
@@ -331,6 +353,7 @@ class Prober:
             If the solver fails.
         """
         original, choice, layer = self.original, self.choices[name], self.original.layer(name)
+        assert self.data is not None
         signals = collect(
             source, name, self.data, original=None if source is original else original,
             max_rows=choice.max_rows, seed=self.seed, spill=self.spill,
@@ -355,6 +378,12 @@ class Prober:
                 b = np.concatenate([np.asarray(answer.b) for answer in answers])
             W = layer.from_matrices([answer.W for answer in answers])
             yield count, source.replace({name: (W, b)})
+
+    def output_error(self, network: Network) -> float:
+        """Return the squared relative error at the output, on held-out samples if there are any."""
+        data = self.data if self.heldout is None else self.heldout
+        assert data is not None
+        return _output_error(measure(self.original, network, data, alone=False))
 
     def measured(self, name: str, networks: Mapping[int, Network]) -> LayerPath:
         """Return the errors of networks as a path of one layer, by its number of nonzeros."""
@@ -396,9 +425,7 @@ class _GroupSolver:
         return self.last
 
 
-def plot_paths(
-    paths: Sequence[LayerPath], path: str | os.PathLike[str] | None = None
-) -> Any:
+def plot_paths(paths: Sequence[LayerPath], path: str | os.PathLike[str] | None = None) -> Any:
     """Draw the paths of several layers: own errors on the left, the output's on the right.
 
     Solid lines are held-out samples where these were measured, dashed ones calibration samples.
@@ -439,16 +466,6 @@ def plot_paths(
     return figure
 
 
-def _calibration(name: str, X: Any, network: Network, spill: Folder | None) -> Calibration:
-    try:
-        if isinstance(X, Calibration):
-            network.shapes_for(X.sample_shape)
-            return X
-        return Calibration(X, network, spill=spill)
-    except ProblemError as error:
-        raise ProblemError(f"{name}: {error}") from None
-
-
 def _counts(sparsities: Iterable[float], size: int) -> list[int]:
     """Return numbers of nonzeros for sparsities, and 0."""
     try:
@@ -471,23 +488,19 @@ def _output_error(errors: Errors) -> float:
     return error
 
 
-def _first(heldout: Values | None, calibration: Values) -> Values:
-    return calibration if heldout is None else heldout
-
-
 def _interpolate(nnz: Counts, values: Values, at: ArrayLike) -> Any:
-    """Interpolate in log-log, linearly where a segment touches zero."""
+    """Interpolate in log-log; linearly in segments with an end at zero; constant outside."""
     x, wanted = nnz.astype(np.float64), np.asarray(at, dtype=np.float64)
-    linear = np.interp(wanted, x, values)
-    positive = (x > 0) & (values > 0)
-    if np.count_nonzero(positive) > 1:
-        known = np.flatnonzero(positive)
-        segment = np.clip(np.searchsorted(x, wanted, side="right") - 1, 0, max(len(x) - 2, 0))
-        both = positive[segment] & positive[np.minimum(segment + 1, len(x) - 1)]
-        inside = (wanted >= x[0]) & (wanted <= x[-1])
-        logs = np.interp(np.log(np.maximum(wanted, x[known[0]])), np.log(x[known]), np.log(values[known]))
-        linear = np.where(both & inside, np.exp(logs), linear)
-    return float(linear) if linear.ndim == 0 else linear
+    found = np.asarray(np.interp(wanted, x, values))
+    if len(x) > 1:
+        left = np.clip(np.searchsorted(x, wanted, side="right") - 1, 0, len(x) - 2)
+        positive = (x > 0) & (values > 0)
+        both = positive[left] & positive[left + 1] & (wanted >= x[0]) & (wanted <= x[-1])
+        tiny = np.finfo(np.float64).tiny
+        log_x, log_values = np.log(np.maximum(x, tiny)), np.log(np.maximum(values, tiny))
+        logs = np.interp(np.log(np.maximum(wanted, tiny)), log_x, log_values)
+        found = np.where(both, np.exp(logs), found)
+    return float(found) if found.ndim == 0 else found
 
 
 def _lower_hull(x: Values, y: Values) -> list[int]:

@@ -19,8 +19,11 @@ from .result import aligned
 #: Iterations of the ADMM that a layer is charged with, polish and checks included.
 ITERATIONS = 200
 
+#: Products with the Gram matrix that a pruner is charged with; one-shot methods take fewer.
+PRODUCTS = 100
+
 #: Solves that the search for a number of nonzeros is charged with.
-SEARCH_SOLVES = 4
+SEARCH_SOLVES = 2
 
 #: Arrays of shape (n_samples, n_outputs), float64, that a layer's problem, its solver and its judge
 #: hold together: the ADMM's own (8), targets, boxes, dual points, radii.
@@ -128,9 +131,9 @@ def plan(
     -----
     Flops are those of the forward passes, and of the solver: for the ADMM ``ITERATIONS`` times
     ``4 P N M + 2 N^2 M`` and a factorisation, and ``SEARCH_SOLVES`` times that for a budget of
-    weights; for pruners ``P N^2 + 4 P N M + N^3 + N^2 M``. A pipeline counts as the ADMM. They are
-    divided by the rate of a product of two matrices of size 512, so the time is an order of
-    magnitude, no more. The memory is counted in arrays, generously.
+    weights; for pruners ``P N^2 + 4 P N M + N^3`` and ``PRODUCTS`` times ``2 N^2 M``. A pipeline
+    counts as the ADMM. They are divided by the rate of a product of two matrices of size 512, so
+    the time is an order of magnitude, no more. The memory is counted in arrays, generously.
     """
     rate = measured_rate()
     shapes = network.shapes_for(data.sample_shape)
@@ -187,7 +190,9 @@ def _solver_flops(layer: Layer, choice: LayerSettings, rows: int) -> float | Non
     if choice.pipeline is None and choice.solver != "admm":
         if SOLVERS[choice.solver].convex:
             return None
-        return layer.n_groups * (rows * N**2 + 4.0 * rows * N * M + N**3 + N**2 * M)
+        return layer.n_groups * (
+            rows * N**2 + 4.0 * rows * N * M + N**3 + PRODUCTS * 2.0 * N**2 * M
+        )
     inner = min(rows, N)
     one = ITERATIONS * (4.0 * rows * N * M + 2.0 * inner**2 * M) + 2.0 * rows * N * inner
     solves = 1 if choice.tolerance is not None else SEARCH_SOLVES

@@ -440,7 +440,7 @@ def _card(result: PruningResult, number: int, one: LayerReport) -> str:
     names = list(FIELDS)
     names += [f.name for f in dataclasses.fields(one) if f.name not in FIELDS]
     fields = "".join(
-        f'<div{" class=wide" if name in ("warnings", "reason") else ""}>'
+        f"<div{' class=wide' if name in ('warnings', 'reason') else ''}>"
         f"<dt>{escaped(FIELDS[name][0] if name in FIELDS else name)}</dt>"
         f"<dd>{_field(one, name)}</dd></div>"
         for name in names
