@@ -47,6 +47,9 @@ SWAPPED = ("exact_obs", "alps")
 #: The stages of Net-Trim; the last begins where the one before ended.
 STAGES = ("net-trim l1", "net-trim reweighted", "net-trim l0")
 
+#: Seconds from which a row is reported as soon as it is there.
+SLOW = 5.0
+
 #: Published damping of L-OBS, on X'X / P; for inputs of norm near one it means as much here.
 OBS_DAMPING = 1e-6
 
@@ -244,10 +247,16 @@ def rows_of(layer: Layer, solvers: Any, **refinements: Any) -> list[Row]:
     """Return the rows of some solvers."""
     found = compare(
         layer.problem, solvers=solvers, sparsities=SPARSITIES, accuracy=layer.accuracy,
-        settings=settings_of(layer, solvers, refinements), n_threads=1, **layer.heldout,
-        **refinements,
+        settings=settings_of(layer, solvers, refinements), n_threads=1, callback=say_if_slow,
+        **layer.heldout, **refinements,
     )  # fmt: skip
     return list(found.rows)
+
+
+def say_if_slow(row: Row) -> None:
+    """Report the rows that one waits for."""
+    if row.seconds is not None and row.seconds > SLOW:
+        say(f"    {row.label} at {row.sparsity:g}: {row.seconds:.0f} s")
 
 
 def settings_of(layer: Layer, solvers: Iterable[str], refinements: Iterable[str]) -> dict[str, Any]:

@@ -2,9 +2,10 @@
 
 The network is pruned on a few MNIST training images at 90, 95 and 98 % zeros, and scored on all
 10,000 test images. The zeros are shared out over the layers by ``allocate`` (method
-"output_error"), or are the same in every layer; the layers are pruned as a cascade. The full
-Net-Trim pipeline, each of its stages, and other solvers stand side by side; then the pipeline with
-one thing switched off at a time. Runs are resumed where they were interrupted.
+"output_error"), or are the same in every layer; the layers are pruned as a cascade. The convex
+stages, the l0 stage from the trained weights and from the convex answer, and other solvers stand
+side by side; then what the cascade, the pooled form, reweighting and the refit are worth. Runs are
+resumed where they were interrupted.
 
 Without the data folder (see ``benchmarks/datasets.py``) only ``--quick`` runs, on the
 demonstration's digits.
@@ -17,20 +18,22 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from nettrim_solver.network import PruningResult, allocate, prune_network
+from nettrim_solver.network import PruningResult, prune_network
+from nettrim_solver.network.allocation import allocate
 from nettrim_solver.pipeline import L0, Pipeline, Refit, Reweight, Solve, Swaps
 
+from . import __main__ as harness
 from . import datasets
-from .__main__ import RESULTS, write_atomically
 from .measure import say
 from .pages import table
 
-#: Test accuracy of the full pipeline asked for, by calibration images and zeros.
+#: Test accuracy asked for, by calibration images and zeros.
 WANTED = {
     1000: {0.9: 0.983, 0.95: 0.979, 0.98: 0.960},
     4000: {0.9: 0.984, 0.95: 0.981, 0.98: 0.964},
@@ -46,8 +49,6 @@ KNOWN = {
     "Net-Trim prototype": {0.9: (0.969, 0.978), 0.95: (0.895, 0.969)},
 }
 
-FULL = Pipeline(Reweight(3), L0())
-
 #: What is done to a layer.
 METHODS: dict[str, Any] = {
     "magnitude": Pipeline(Solve("magnitude")),
@@ -56,9 +57,13 @@ METHODS: dict[str, Any] = {
     "l0": Pipeline(L0()),
     "l1, refit": Pipeline(Solve("admm"), Refit()),
     "reweighted l1, refit": Pipeline(Reweight(3), Refit()),
-    "full": FULL,
-    "full, swaps": Pipeline(Reweight(3), L0(), Swaps()),
+    "reweighted l1, l0 from it": Pipeline(Reweight(3), L0(start="before")),
+    "l0, swaps": Pipeline(L0(), Swaps()),
 }
+
+
+#: What the figures asked for are compared with: the l0 stage from the trained weights.
+BEST = "l0"
 
 
 @dataclass(frozen=True)
@@ -84,29 +89,25 @@ class Trial:
 
 def trials(seeds: tuple[int, ...], quick: bool) -> Iterator[Trial]:
     """Yield what is to be run, the most important first."""
-    sizes = (300,) if quick else tuple(WANTED)
-    zeros = (0.9,) if quick else ZEROS
-    for images in sizes:
-        for seed in seeds:
-            for z in zeros:
-                for method in ("full", "alps", "l0"):
-                    yield Trial(method, z, images, seed)
-    images = sizes[0]
-    others = [m for m in METHODS if m not in ("full", "alps", "l0")]
+    if quick:
+        for method in ("l0", "alps", "magnitude", "l1, refit"):
+            yield Trial(method, ZEROS[0], 200, seeds[0])
+        yield Trial("l0", ZEROS[0], 200, seeds[0], options=(("mode", "parallel"),))
+        return
+    few = min(WANTED)
+    for images, seed, zeros, method in product(WANTED, seeds, ZEROS, (BEST, "alps")):
+        yield Trial(method, zeros, images, seed)
+    others = [method for method in METHODS if method not in (BEST, "alps")]
+    for seed, zeros, method in product(seeds, ZEROS, others):
+        yield Trial(method, zeros, few, seed)
     for seed in seeds:
-        for z in zeros:
-            for method in others:
-                yield Trial(method, z, images, seed)
-    for seed in seeds:
-        for z in zeros[:2]:
-            for method in ("full", "alps", "sparsegpt"):
-                yield Trial(method, z, images, seed, "uniform")
-        z = zeros[min(1, len(zeros) - 1)]
-        for method in ("full", "l1, refit"):
-            yield Trial(method, z, images, seed, options=(("mode", "parallel"),))
-            yield Trial(method, z, images, seed, options=(("formulation", "strict"),))
-        yield Trial("l1 alone", z, images, seed)
-        yield Trial("one reweighting, refit", z, images, seed)
+        for zeros, method in product(ZEROS[:2], (BEST, "alps", "sparsegpt")):
+            yield Trial(method, zeros, few, seed, "uniform")
+        for method in (BEST, "l1, refit"):
+            yield Trial(method, ZEROS[1], few, seed, options=(("mode", "parallel"),))
+        yield Trial("l1, refit", ZEROS[1], few, seed, options=(("formulation", "strict"),))
+        yield Trial("l1 alone", ZEROS[1], few, seed)
+        yield Trial("one reweighting, refit", ZEROS[1], few, seed)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -122,10 +123,11 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     """Run all trials that are not in the interrupted run's file yet."""
     quick, begun = bool(args.quick), time.perf_counter()
     data = datasets.digits() if quick else datasets.lenet()
-    path = RESULTS / ("lenet-quick.partial.json" if quick else "lenet.partial.json")
+    harness.RESULTS.mkdir(exist_ok=True)
+    path = harness.RESULTS / ("lenet-quick.partial.json" if quick else "lenet.partial.json")
     rows = _earlier(path)
     prune_network(  # compiles
-        data.network, data.sample(50, 0), sparsity=0.9, pipeline=METHODS["full"], n_threads=1
+        data.network, data.sample(50, 0), sparsity=0.9, pipeline=METHODS["l0"], n_threads=1
     )
     splits: dict[Any, dict[str, int]] = {}
     for trial in trials(SEEDS[: args.seeds], quick):
@@ -134,7 +136,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             continue
         rows[trial.key] = run_trial(trial, data, splits)
         text = json.dumps(rows)
-        write_atomically(path, lambda part, text=text: part.write_text(text))
+        harness.write_atomically(path, lambda part, text=text: part.write_text(text))
         row = rows[trial.key]
         say(f"{trial.key}: {row['accuracy']:.4f}, {row['seconds']:.1f} s")
     path.unlink(missing_ok=True)
@@ -207,7 +209,7 @@ def verdicts(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     found = []
     for images, wanted in WANTED.items():
         for zeros, least in wanted.items():
-            values = _accuracies(rows, "full", zeros, images)
+            values = _accuracies(rows, BEST, zeros, images)
             if values:
                 mean = float(np.mean(values))
                 found.append({

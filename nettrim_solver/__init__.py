@@ -38,6 +38,7 @@ __all__ = [
     "exceptions",
     "instances",
     "prune_network",
+    "prune_network_to",
     "refit",
     "reweight",
     "reweighting_rounds",
@@ -54,7 +55,7 @@ def __getattr__(name: str) -> object:
         from .solvers.admm.factorisation import Factorisation
 
         return Factorisation
-    if name in ("Network", "prune_network"):
+    if name in ("Network", "prune_network", "prune_network_to"):
         from . import network
 
         return getattr(network, name)

@@ -105,7 +105,7 @@ def solve(
             f"solver {solver!r} needs a radius: give the problem epsilon or tolerance"
         )
     tol_gap, tol_feas = checked_tolerances(problem, tol_gap, tol_feas)
-    options = _settings(module, solver, settings, tol_gap, tol_feas)
+    options = checked_settings(module, solver, settings, tol_gap, tol_feas)
     check_call(problem, warm_start, callback)
     with limit_threads(n_threads) as threads:
         context = Context(warm_start, callback, factorisation, threads)
@@ -222,10 +222,16 @@ def _statuses(
     return statuses
 
 
-def _settings(
+def checked_settings(
     module: Any, solver: str, given: dict[str, Any], tol_gap: float, tol_feas: float
 ) -> Any:
-    """Build the solver's Settings, naming what is unknown."""
+    """Build the solver's Settings.
+
+    Raises
+    ------
+    SettingsError
+        For a setting that is unknown, or out of its range.
+    """
     known = [f.name for f in dataclasses.fields(module.Settings)]
     unknown = sorted(set(given) - set(known))
     if unknown:

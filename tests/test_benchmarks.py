@@ -175,6 +175,22 @@ def stored(results):
     return json.loads((results / "compare.json").read_text())["result"]
 
 
+def test_a_quick_network_run(results, capsys):
+    assert harness.main(["lenet", "--quick"]) == 0
+    assert {path.name for path in results.iterdir()} == {"lenet-quick.json"}
+    result = json.loads((results / "lenet-quick.json").read_text())["result"]
+    by_method = {row["method"]: row for row in result["trials"] if not row["options"]}
+    assert by_method["l0"]["accuracy"] > by_method["magnitude"]["accuracy"]
+    assert all(abs(row["zeros"] - 0.9) < 1e-3 for row in result["trials"])
+    assert all(
+        layer["network_error"] <= layer["network_bound"]
+        for row in result["trials"]
+        for layer in row["layers"]
+        if layer["network_bound"] is not None
+    )
+    assert "magnitude" in capsys.readouterr().out
+
+
 def test_a_quick_comparison(results, capsys):
     pruners = [name for name, info in SOLVERS.items() if info.needs_W]
     assert harness.main(["compare", "--quick", "--case", "a"]) == 0

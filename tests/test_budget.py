@@ -485,6 +485,20 @@ def test_bad_input(case):
     assert type(caught.value) is error
 
 
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_nothing_is_solved_before_the_checks(case, monkeypatch):
+    import nettrim_solver.budget as budget
+
+    def never(*args, **options):
+        raise AssertionError("work began before the checks")
+
+    changes, error, message = case
+    if changes.get("solver") != "magnitude" and "n_threads" not in changes:
+        monkeypatch.setattr(budget, "search_for_nnz", never)
+    with pytest.raises(error, match=message):
+        solve_for_nnz(**({"problem": layer(), "nnz": 10} | changes))
+
+
 @pytest.mark.parametrize("formulation", ["penalised", "penalised_strict"])
 @pytest.mark.parametrize(
     "call",

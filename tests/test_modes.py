@@ -435,7 +435,7 @@ def test_a_failing_pipeline_costs_its_layer_only(pipeline, reason):
 # Bounds -----------------------------------------------------------------------------------------
 
 
-@settings(max_examples=30)
+@settings(max_examples=20)
 @given(
     seed=st.integers(0, 10**6),
     widths=st.lists(st.integers(1, 6), min_size=2, max_size=4),
@@ -478,7 +478,7 @@ def test_errors_are_those_of_the_two_networks(mode):
     assert result.output_error == report.network_error
 
 
-@settings(max_examples=15)
+@settings(max_examples=12)
 @given(
     seed=st.integers(0, 10**6),
     mode=st.sampled_from(["parallel", "cascade"]),

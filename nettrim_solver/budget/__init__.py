@@ -124,8 +124,8 @@ def solve_for_nnz(
         then says that no weights keep that radius with a smaller l1 norm.
         ``multiplier`` is :math:`\lambda`. Two exceptions, each with a line in ``warnings``:
 
-        - Where the count jumps over `nnz`, the smallest weights beyond it are dropped; the
-          status is ``PRUNED`` where no proof survives that.
+        - Where the count jumps over `nnz`, the smallest weights beyond it are dropped, and the
+          status is ``PRUNED``.
         - Where fewer weights than `nnz` reach the least distance there is, these are the answer.
 
         Stopped early (status ``TIME_LIMIT`` or ``INTERRUPTED``) the best answer so far is returned.
@@ -139,9 +139,9 @@ def solve_for_nnz(
 
     Notes
     -----
-    Usually three or four solves of the layer and some of a few of its outputs, on one
-    :class:`Factorisation`. The nonzeros of a problem and the distance are both monotone in
-    :math:`\lambda`, but for ties: the search does not rely on it.
+    Usually two to four solves of the layer and some of a few of its outputs, on one
+    :class:`Factorisation`. The nonzeros mostly fall as the penalty grows, but not always: the
+    search keeps a bracket by the counts that it meets. See :mod:`nettrim_solver.budget.search`.
 
     Examples
     --------

@@ -11,7 +11,7 @@ from ..checks import check_choice, check_integer, check_number, check_time_limit
 from ..exceptions import ProblemError, SettingsError
 from ..problem import Problem
 from ..solution import Solution
-from ..solve import check_call, checked_tolerances, solve
+from ..solve import check_call, checked_settings, checked_tolerances, solve
 from ..solvers import SOLVERS, Progress, get_solver
 
 if TYPE_CHECKING:
@@ -85,16 +85,17 @@ def checked_options(
     callback: Any = None, tol_gap: float | None, tol_feas: float | None,
     time_limit: float | None, **more: Any,
 ) -> Options:  # fmt: skip
-    """Return the options of a call, every argument checked but the solver's own settings.
+    """Return the options of a call, every argument checked.
 
     Raises
     ------
     ProblemError, SettingsError, UnsupportedError, MissingDependencyError
     """
-    checked_solver(problem, solver)
+    module = checked_solver(problem, solver)
     check_call(problem, warm_start, callback)
     check_time_limit(time_limit)
     tolerances = checked_tolerances(problem, tol_gap, tol_feas)
+    checked_settings(module, solver, settings, *tolerances)
     return Options(solver, settings, *tolerances, callback=callback, time_limit=time_limit, **more)
 
 

@@ -23,8 +23,10 @@ from .torch_operations import (
     Form,
     Reader,
     array,
+    bound,
     reshaped,
     sample_axis,
+    with_axis,
 )
 
 #: Functions with one or two signals, by all their names.
@@ -106,7 +108,7 @@ def kind_of(module: Any) -> str:
     """Return the name of PyTorch's class that computes a module, or that of its own class."""
     for cls in type(module).__mro__:
         if cls.__module__.startswith("torch.nn."):
-            same = type(module).forward is cls.forward
+            same = type(module).forward is getattr(cls, "forward", None)
             return str(cls.__name__ if same else type(module).__name__)
     return type(module).__name__
 
@@ -244,8 +246,6 @@ class _Reading:
     def _call_module(self, node: Any, signal: Any) -> Signal:
         part, kind = self._part(node), kind_of(self._part(node))
         name = str(node.target)
-        if not is_known(part):
-            raise UnsupportedError(f"it is not supported; supported are {_names()}")
         if getattr(part, "parametrizations", None) or any(
             f"{tensor}_orig" in part._parameters for tensor in ("weight", "bias")
         ):
@@ -253,6 +253,8 @@ class _Reading:
                 "its weights must be plain parameters: call torch.nn.utils.prune.remove or "
                 "torch.nn.utils.parametrize.remove_parametrizations first"
             )
+        if not is_known(part):
+            raise UnsupportedError(f"it is not supported; supported are {_names()}")
         if kind not in WEIGHTED:
             reader = READERS[MODULES[kind]]
             values = {
@@ -291,7 +293,7 @@ class _Reading:
             found = self._shape(node, plain, signals[0], args[1:], kwargs)
         elif plain in READERS:
             reader = READERS[plain]
-            values = _bound(reader.parameters, args[1:], kwargs)
+            values = bound(reader.parameters, args[1:], kwargs)
             return self._apply(reader, args[0], values, node.name, name != plain)
         else:
             raise UnsupportedError(f"{name} is not supported; supported are {_names()}")
@@ -373,13 +375,15 @@ class _Reading:
         c = _sample_constant(b if first else a, signal.shape)
         if sign == "/" and not first:
             raise UnsupportedError("a constant cannot be divided by a signal")
-        affine = {
-            "+": lambda: Affine(1.0, c),
-            "-": lambda: Affine(1.0, -c) if first else Affine(-1.0, c),
-            "*": lambda: Affine(c),
-            "/": lambda: Affine(1.0 / c),
-        }[sign]
-        return self._append(affine(), node.name, signal)
+        if sign == "*":
+            affine = Affine(c)
+        elif sign == "/":
+            affine = Affine(1.0 / c)
+        elif sign == "+":
+            affine = Affine(1.0, c)
+        else:
+            affine = Affine(1.0, -c) if first else Affine(-1.0, c)
+        return self._append(affine, node.name, signal)
 
     def _shape(
         self, node: Any, name: str, given: Signal, args: list[Any], kwargs: dict[str, Any]
@@ -402,10 +406,10 @@ class _Reading:
             axes[i], axes[j] = axes[j], axes[i]
             op = Transpose(axes)
         elif name == "mean":
-            return self._mean(node, signal, _bound({"dim": None, "keepdim": False}, args, kwargs))
+            return self._mean(node, signal, bound({"dim": None, "keepdim": False}, args, kwargs))
         else:
             (dim,) = numbers or kwargs.values()
-            op = reshaped(shape, _with_axis(name, dim, shape))
+            op = reshaped(shape, with_axis(name, dim, shape))
         return self._append(op, node.name, signal)
 
     def _mean(self, node: Any, signal: Signal, values: Mapping[str, Any]) -> Signal:
@@ -447,23 +451,6 @@ def _holds_signal(args: list[Any]) -> bool:
     )
 
 
-def _bound(
-    parameters: Mapping[str, Any], args: list[Any], kwargs: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Return the values of a function's parameters."""
-    given = dict(zip(parameters, args, strict=False))
-    if len(args) > len(parameters):
-        raise UnsupportedError(f"it takes {list(parameters)}, but was given {args}")
-    for name, value in kwargs.items():
-        if name not in parameters and value is not None and name != "_stacklevel":
-            # Flags such as inplace that change nothing in evaluation are false here.
-            if value is not False:
-                raise UnsupportedError(f"its argument {name}={value!r} is not supported")
-            continue
-        given[name] = value
-    return {**parameters, **given}
-
-
 def _constant(value: Any) -> Any:
     """Return a tensor of the module as an array."""
     if isinstance(value, import_torch().Tensor):
@@ -493,15 +480,6 @@ def _new_shape(numbers: list[Any], shape: Shape) -> tuple[int, ...]:
             f"samples of {size} entries must be kept apart, but the shape is {numbers}"
         )
     return tuple(new) if new != [size] else (-1,)
-
-
-def _with_axis(name: str, dim: int, shape: Shape) -> tuple[int, ...]:
-    """Return a shape with an axis of size 1 less (squeeze) or more (unsqueeze)."""
-    if name == "unsqueeze":
-        axis = sample_axis(dim, (*shape, 1))
-        return (*shape[:axis], 1, *shape[axis:])
-    axis = sample_axis(dim, shape)
-    return shape if shape[axis] != 1 else (*shape[:axis], *shape[axis + 1 :])
 
 
 def _checked(input_shape: Any) -> Shape:

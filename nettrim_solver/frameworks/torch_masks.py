@@ -20,7 +20,9 @@ class KeptZeros:
     """
 
     def __init__(self, parameters: dict[str, Any]) -> None:
-        torch = import_torch()
+        import_torch()
+        from torch.optim.optimizer import register_optimizer_step_post_hook as register
+
         self.zeros = {name: int((weights == 0).sum()) for name, weights in parameters.items()}
         # Weak, so that a module that is no longer used does not stay in memory for its hooks.
         self._masks = [(weakref.ref(one), (one == 0).detach()) for one in parameters.values()]
@@ -30,7 +32,6 @@ class KeptZeros:
             if one.requires_grad
         ]
         # Momentum from before the pruning moves weights whose gradient is zero.
-        register = torch.optim.optimizer.register_optimizer_step_post_hook
         self._handles.append(register(lambda *_: self.apply()))
 
     def apply(self) -> None:
@@ -39,7 +40,7 @@ class KeptZeros:
         with torch.no_grad():
             self._masks = [pair for pair in self._masks if pair[0]() is not None]
             for reference, mask in self._masks:
-                weights = reference()
+                weights: Any = reference()
                 weights.masked_fill_(mask.to(weights.device), 0)
 
     def remove(self) -> None:

@@ -61,7 +61,7 @@ def array(tensor: Any) -> NDArray[Any]:
     """Return a tensor as an array, or raise if it is half precision or has no data."""
     if str(tensor.dtype) not in ("torch.float32", "torch.float64"):
         raise ProblemError(
-            f"weights must be float32 or float64, but are {tensor.dtype}; prune module.float(), and "
+            f"weights must be float32 or float64, but are {tensor.dtype}; prune module.float() and "
             "convert what to_torch returns: zeros stay zeros"
         )
     if tensor.is_meta:
@@ -244,6 +244,32 @@ def reshaped(shape: Shape, new: tuple[int, ...]) -> Operation:
     if new in ((-1,), (math.prod(shape),)):
         return Flatten()
     return Reshape(new)
+
+
+def with_axis(name: str, dim: int, shape: Shape) -> tuple[int, ...]:
+    """Return a shape with an axis of size 1 less (squeeze) or more (unsqueeze)."""
+    if name == "unsqueeze":
+        axis = sample_axis(dim, (*shape, 1))
+        return (*shape[:axis], 1, *shape[axis:])
+    axis = sample_axis(dim, shape)
+    return shape if shape[axis] != 1 else (*shape[:axis], *shape[axis + 1 :])
+
+
+def bound(
+    parameters: Mapping[str, Any], args: list[Any], kwargs: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return the values of a function's parameters."""
+    given = dict(zip(parameters, args, strict=False))
+    if len(args) > len(parameters):
+        raise UnsupportedError(f"it takes {list(parameters)}, but was given {args}")
+    for name, value in kwargs.items():
+        if name not in parameters and value is not None and name != "_stacklevel":
+            # Flags such as inplace that change nothing in evaluation are false here.
+            if value is not False:
+                raise UnsupportedError(f"its argument {name}={value!r} is not supported")
+            continue
+        given[name] = value
+    return {**parameters, **given}
 
 
 def _flatten(shape: Shape, values: Mapping[str, Any]) -> Operation:

@@ -4,6 +4,7 @@ A :class:`Network` is a chain or graph of operations in plain numpy, whatever fr
 come from. Importing this package loads numpy alone.
 """
 
+from .allocation import allocate, measure_paths
 from .calibration import Calibration, LayerSignals, choose_rows, collect, collect_bytes
 from .choices import LayerSettings
 from .dead import DeadNeurons
@@ -22,9 +23,11 @@ from .operations import (
     Softmax,
     Transpose,
 )
+from .paths import LayerPath, layer_path, plot_paths
 from .planning import LayerPlan, PruningPlan
 from .pooling import AveragePool2d, GlobalAveragePool, MaxPool2d
 from .result import LayerReport, PruningResult
+from .search import BudgetResult, SearchProgress, Trial, prune_network_to
 from .windows import Window, same_padding
 
 __all__ = [
@@ -33,6 +36,7 @@ __all__ = [
     "Affine",
     "AveragePool2d",
     "BatchNorm",
+    "BudgetResult",
     "Calibration",
     "Conv2d",
     "DeadNeurons",
@@ -41,6 +45,7 @@ __all__ = [
     "Flatten",
     "GlobalAveragePool",
     "Layer",
+    "LayerPath",
     "LayerPlan",
     "LayerProgress",
     "LayerReport",
@@ -52,13 +57,20 @@ __all__ = [
     "PruningPlan",
     "PruningResult",
     "Reshape",
+    "SearchProgress",
     "Softmax",
     "Transpose",
+    "Trial",
     "Window",
+    "allocate",
     "choose_rows",
     "collect",
     "collect_bytes",
+    "layer_path",
+    "measure_paths",
     "plan_network",
+    "plot_paths",
     "prune_network",
+    "prune_network_to",
     "same_padding",
 ]

@@ -53,7 +53,7 @@ class LogAxis:
     @classmethod
     def of(cls, values: Iterable[float | None]) -> LogAxis | None:
         """Return the axis of all positive finite values; None if there are none."""
-        drawn = [value for value in values if drawable(value)]
+        drawn = [value for value in values if value is not None and drawable(value)]
         if not drawn:
             return None
         low, high = math.floor(math.log10(min(drawn))), math.ceil(math.log10(max(drawn)))
@@ -66,8 +66,12 @@ class LogAxis:
     def ticks(self) -> list[tuple[float, str]]:
         """Return places and labels, in percent of the target."""
         step = math.ceil((self.high - self.low) / MAX_TICKS)
+        within = (1, 2, 5) if self.high - self.low <= 2 else (1,)
         powers = range(self.low, self.high + 1, step)
-        return [(self.place(10.0**power), f"{10.0 ** (power + 2):g} %") for power in powers]
+        marks = [(n, power) for power in powers for n in within if n == 1 or power < self.high]
+        return [
+            (self.place(n * 10.0**power), f"{n * 10.0 ** (power + 2):g} %") for n, power in marks
+        ]
 
 
 def drawable(value: Any) -> bool:

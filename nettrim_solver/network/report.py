@@ -25,48 +25,8 @@ from . import charts
 from .charts import LogAxis, escaped
 from .layers import Layer
 from .paths import LayerPath
+from .report_fields import FIELDS, NOTHING, shown, written
 from .result import LayerReport, PruningResult
-
-#: Fields and properties of a layer's report: heading, how it is written, and what it means.
-FIELDS = {
-    "name": ("Layer", "text", "The name of the layer in the network."),
-    "kind": ("Kind", "text", "Dense, or a convolution."),
-    "shape": ("Shape", "shape", "Of the weights: inputs x outputs of a dense layer; filters x "
-              "channels x height x width of a convolution."),
-    "outcome": ("Outcome", "text", "What became of it. All layers but the pruned ones keep their "
-                "trained weights."),
-    "reason": ("Reason", "text", "Why it was not pruned."),
-    "budget": ("Budget", "text", "What was asked for."),
-    "zeros": ("Zeros", "count", "Weights that are zero."),
-    "sparsity": ("Share of zeros", "percent", "Zeros among all weights. Intercepts are not "
-                 "counted."),
-    "nnz": ("Nonzeros", "count", "Weights that are kept."),
-    "size": ("Weights", "count", "Zeros and nonzeros."),
-    "solver": ("Solver", "text", "What computed the weights."),
-    "status": ("Status", "text", "What the independent check says of the answer. \"optimal\": "
-               "proved, the gap and the violation are within tolerance."),
-    "epsilon": ("Radius", "number", "How far the layer's outputs may be from the trained ones: "
-                "before the activation, in its units, over all rows used."),
-    "distance": ("Distance", "number", "How far they are, in the same units."),
-    "gap": ("Gap", "small", "Relative duality gap: how far the l1 norm can be from the least "
-            "possible one. No units."),
-    "violation": ("Violation", "small", "By how much the radius is exceeded, relative to it."),
-    "rows": ("Rows used", "count", "Samples the layer was pruned with; (sample, position) pairs "
-             "of a convolution."),
-    "n_rows": ("Rows there are", "count", "In the calibration data."),
-    "error": ("Layer error", "percent", "Of the layer's output after the activation, on the "
-              "inputs and rows it was pruned with, relative to the trained layer's output "
-              "(Frobenius norms)."),
-    "error_heldout": ("Layer error, held out", "percent", "The same on the held-out samples."),
-    "network_error": ("Network error", "percent", "Of the pruned network up to and including this "
-                      "layer, on all calibration samples, relative to the trained network."),
-    "network_error_heldout": ("Network error, held out", "percent", "The same on the held-out "
-                              "samples."),
-    "network_bound": ("Bound", "percent", "What the network error on the calibration samples is "
-                      "proved to be below. There is none without a proof."),
-    "seconds": ("Time", "seconds", "Wall time."),
-    "warnings": ("Warnings", "list", "What to be careful about."),
-}  # fmt: skip
 
 #: Fields of a result that have places of their own on the page.
 SHOWN = {"network", "original", "layers", "mode", "status", "output_error", "output_error_heldout",
@@ -78,8 +38,6 @@ COLUMNS = ("name", "kind", "shape", "sparsity", "nnz", "network_error", "network
 
 #: Dead neurons that are listed one by one.
 MAX_LISTED = 20
-
-NOTHING = "\N{EN DASH}"
 
 
 def write_report(
@@ -164,39 +122,7 @@ def _checked_paths(paths: Iterable[LayerPath]) -> list[LayerPath]:
     return given
 
 
-# Values -----------------------------------------------------------------------------------------
-
-
-def shown(value: Any, how: str) -> str:
-    """Return a value as HTML, written for readers, with the exact number beside it."""
-    if value is None or value == "" or value == ():
-        return NOTHING
-    if how == "text":
-        return escaped(value)
-    if how == "shape":
-        return escaped(" \N{MULTIPLICATION SIGN} ".join(map(str, value)))
-    if how == "list":
-        return "<br>".join(escaped(entry) for entry in value)
-    return f'<data value="{value!r}">{_written(value, how)}</data>'
-
-
-def _written(value: float, how: str) -> str:
-    if not math.isfinite(value):
-        return str(value)
-    if how == "count":
-        return f"{value:,}"
-    if how == "percent":
-        return f"{_figures(100 * value)} %"
-    if how == "seconds":
-        return f"{_figures(value)} s"
-    return f"{value:.1e}" if how == "small" else f"{value:.4g}"
-
-
-def _figures(value: float) -> str:
-    """Return three figures, never as a power of ten where a short number does."""
-    if value == 0 or 1e-3 <= abs(value) < 1e5:
-        return f"{value:.2f}" if 1 <= abs(value) < 1e5 else f"{value:.3g}"
-    return f"{value:.2e}"
+# Parts -----------------------------------------------------------------------------------------
 
 
 def _field(one: LayerReport, name: str) -> str:
@@ -241,7 +167,7 @@ def _tiles(result: PruningResult) -> str:
          f"{shown(total - result.nnz, 'count')} of {shown(total, 'count')} weights"),
         ("Output error, calibration", shown(result.output_error, "percent"), bound),
         ("Output error, held out", shown(result.output_error_heldout, "percent"),
-         "on samples that no layer was pruned with" if result.output_error_heldout is not None
+         "on the samples kept apart for it" if result.output_error_heldout is not None
          else "no held-out samples were given"),
         ("Proved optimal", f"{shown(proved, 'count')} of {shown(len(pruned), 'count')}",
          f"pruned layers; {worst}"),
@@ -440,7 +366,7 @@ def _card(result: PruningResult, number: int, one: LayerReport) -> str:
     names = list(FIELDS)
     names += [f.name for f in dataclasses.fields(one) if f.name not in FIELDS]
     fields = "".join(
-        f"<div{' class=wide' if name in ('warnings', 'reason') else ''}>"
+        f"<div{' class=wide' if name in ('warnings', 'reason') and getattr(one, name) else ''}>"
         f"<dt>{escaped(FIELDS[name][0] if name in FIELDS else name)}</dt>"
         f"<dd>{_field(one, name)}</dd></div>"
         for name in names
@@ -460,7 +386,7 @@ def _pictures(result: PruningResult, one: LayerReport) -> str:
     image, largest = charts.mask_picture(mask, f"Kept weights of {one.name}")
     legend = f"Kept weights, {mask.shape[0]:,} x {mask.shape[1]:,}."
     if largest:
-        legend += f" Darkest: {_written(largest, 'percent')} kept."
+        legend += f" Darkest: {written(largest, 'percent')} kept."
     figures = [(image, legend), (_histogram(pruned, trained), "Values: kept, before the trained.")]
     return "".join(
         f"<figure>{picture}<figcaption>{escaped(text)}</figcaption></figure>"

@@ -214,7 +214,7 @@ class PruningResult:
 
     def __repr__(self) -> str:
         return (
-            f"PruningResult({self.mode}: {self.status}, sparsity {self.sparsity:.4f}, "
+            f"{type(self).__name__}({self.mode}: {self.status}, sparsity {self.sparsity:.4f}, "
             f"output error {_percent(self.output_error)} %, {self.seconds:.3g} s)"
         )
 

@@ -20,16 +20,16 @@ from typing import Any, Literal
 import numpy as np
 
 from ..checks import check_choice, check_number, check_time_limit
-from ..exceptions import SettingsError, SolverError
+from ..exceptions import ProblemError, SettingsError, SolverError
 from ..solvers import SOLVERS
 from ..status import Status
 from ..threads import limit_threads
-from .allocation import Allocator, Method, spread_evenly
+from .allocation import Allocator, Method
 from .calibration import Calibration, Folder
 from .checkpoint import Checkpoint, fingerprint_parts
 from .choices import BUDGETS
 from .graph import Network
-from .modes import LayerProgress, as_calibration, plan_network, prune_network
+from .modes import MAX_ROWS, LayerProgress, as_calibration, plan_network, prune_network
 from .paths import LayerPath
 from .result import PruningResult, plain
 
@@ -71,7 +71,7 @@ class Trial:
     seconds: float
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class BudgetResult(PruningResult):
     """A pruned network, and how it was found.
 
@@ -174,8 +174,8 @@ def prune_network_to(
     allocation, paths, weigh
         As in :func:`allocate`.
     probe : str or None
-        The cheap solver that a search begins with, and that layers are measured with; None for
-        the one that was asked for.
+        The cheap solver that a search begins with, and that layers are measured with. None for
+        the one that was asked for ("alps" measures for a pipeline).
     resolution : float
         A search ends when the numbers of nonzeros that do and do not meet the demand are this near,
         relative to each other.
@@ -188,7 +188,7 @@ def prune_network_to(
     callback : callable, optional
         Called with a :class:`SearchProgress`; a true return value ends the search.
     time_limit : float, optional
-        Seconds.
+        Seconds. While layers are measured it is looked at between them.
     **options
         Further arguments of :func:`prune_network`: ``solver``, ``settings``, ``pipeline``, ...
 
@@ -231,47 +231,76 @@ def prune_network_to(
     (True, True)
     """
     demand = _demand(nnz, sparsity, max_error, accuracy, min_accuracy)
+    given = options | {
+        "mode": mode, "skip": skip, "seed": seed, "n_threads": n_threads, "spill": spill,
+    }  # fmt: skip
+    _check(resolution, time_limit, callback, overrides, probe, options)
+    with limit_threads(n_threads):
+        search = _prepare(
+            network, X, X_heldout, demand, probe, overrides, given,
+            {"method": allocation, "paths": paths, "weigh": weigh},
+        )  # fmt: skip
+        search.callback, search.time_limit = callback, time_limit
+        total = None
+        if demand.measure is None:
+            total = search.allocator.total(nnz, sparsity)
+            search.allocator.check(total)
+        if checkpoint is not None:
+            search.open(checkpoint)
+        return search.to_demand(resolution) if total is None else search.to_total(total)
+
+
+def _check(
+    resolution: Any, time_limit: Any, callback: Any, overrides: Any, probe: Any,
+    options: Mapping[str, Any],
+) -> None:  # fmt: skip
+    """Check the arguments that need no network."""
     check_number("resolution", resolution, 0.0, 1.0)
     check_time_limit(time_limit)
     if callback is not None and not callable(callback):
         raise SettingsError(f"callback must be callable, but was {callback!r}")
-    _check_overrides(overrides)
     if probe is not None:
         check_choice("probe", probe, tuple(SOLVERS))
-    given = options | {
-        "mode": mode, "skip": skip, "seed": seed, "n_threads": n_threads, "spill": spill,
-    }  # fmt: skip
-    data = held = None
-    if isinstance(network, Network):
-        folded = network.folded()
-        data = as_calibration(X, folded, spill, "X")
-        if X_heldout is not None:
-            held = as_calibration(X_heldout, folded, spill, "X_heldout")
-    names = ("max_rows", "formulation", "radius")
-    own = {k: options[k] for k in OWN if k in options and probe is None}
-    own = own if probe is None else {"solver": probe}
+    known = set(prune_network.__kwdefaults__ or {}) - {"tolerance", "sparsity", "nnz"}
+    unknown = sorted(set(options) - known)
+    if unknown:
+        raise SettingsError(
+            f"prune_network_to() takes its own arguments and those of prune_network, but {unknown} "
+            "are none, or are budgets of single layers"
+        )
+    for key, changes in overrides.items() if isinstance(overrides, Mapping) else ():
+        named = [name for name in BUDGETS if isinstance(changes, Mapping) and name in changes]
+        if named:
+            raise SettingsError(
+                f"the network's budget is spread over the layers, but overrides[{key!r}] holds "
+                f"{named}: skip the layer, or prune with a budget for every layer"
+            )
+
+
+def _prepare(
+    network: Network, X: Any, X_heldout: Any, demand: _Demand, probe: str | None, overrides: Any,
+    given: dict[str, Any], how: dict[str, Any],
+) -> _Search:  # fmt: skip
+    """Check everything else that can be checked before work."""
+    if not isinstance(network, Network):
+        raise ProblemError(f"network must be a Network, but was a {type(network).__name__}")
+    folded, spill = network.folded(), given["spill"]
+    data = as_calibration(X, folded, spill, "X")
+    held = None if X_heldout is None else as_calibration(X_heldout, folded, spill, "X_heldout")
+    measured: dict[str, Any] = {k: given[k] for k in ("formulation", "radius") if k in given}
+    if probe is None and given.get("pipeline") is None:
+        measured |= {k: given[k] for k in ("solver", "settings") if k in given}
+    else:
+        measured["solver"] = probe or "alps"
     allocator = Allocator(
-        network, data, method=allocation, mode=mode, paths=paths, weigh=weigh, skip=skip,
-        overrides=_without_own(overrides), X_heldout=held, seed=seed, spill=spill,
-        n_threads=n_threads, **own, **{k: options[k] for k in names if k in options},
+        network, data, X_heldout=held, overrides=_without_own(overrides),
+        max_rows=given.get("max_rows", MAX_ROWS), **measured, **how,
+        **{k: given[k] for k in ("mode", "skip", "seed", "n_threads", "spill")},
     )  # fmt: skip
-    assert data is not None
     sizes = {name: layer.W.size for name, layer in allocator.layers.items()}
-    even = spread_evenly(sizes, sum(sizes.values()) // 2)
-    plan_network(network, data, nnz=even, overrides=overrides, **given)
-    search = _Search(
-        network, data, held, allocator, demand, probe, overrides, given,
-        callback=callback, time_limit=time_limit, checkpoint=None,
-    )  # fmt: skip
-    allocator.tell = lambda name: search.tell("paths", None, name)
-    with limit_threads(n_threads):
-        if checkpoint is not None:
-            search.checkpoint = _open(checkpoint, allocator, data, seed, mode)
-        if demand.measure is None:
-            total = allocator.total(nnz, sparsity)
-            allocator.check(total)
-            return search.to_total(total)
-        return search.to_demand(resolution)
+    # Nothing is planned here: the arguments are checked.
+    plan_network(network, data, nnz=sizes, overrides=overrides, **given)
+    return _Search(network, data, held, allocator, demand, probe, overrides, given)
 
 
 # The demand -------------------------------------------------------------------------------------
@@ -340,20 +369,9 @@ def score(accuracy: Callable[[Network], Any], network: Network) -> float:
         isinstance(value, np.ndarray) and value.ndim == 0 and value.dtype.kind in "fiu"
     )
     if not numeric or isinstance(value, (bool, np.complexfloating)) or not np.isfinite(value):
-        raise SolverError(f"accuracy must return a finite number, but {about} returned {value!r}")
+        returned = f"{value}" if numeric else f"{value!r}"
+        raise SolverError(f"accuracy must return a finite number, but {about} returned {returned}")
     return float(value)
-
-
-def _check_overrides(overrides: Any) -> None:
-    if not isinstance(overrides, Mapping):
-        return  # None, or what prune_network will refuse.
-    for key, changes in overrides.items():
-        named = [name for name in BUDGETS if isinstance(changes, Mapping) and name in changes]
-        if named:
-            raise SettingsError(
-                f"the network's budget is spread over the layers, but overrides[{key!r}] holds "
-                f"{named}: skip the layer, or prune with a budget for every layer"
-            )
 
 
 def _without_own(overrides: Any) -> Any:
@@ -366,17 +384,6 @@ def _without_own(overrides: Any) -> Any:
         else changes
         for key, changes in overrides.items()
     }
-
-
-def _open(
-    folder: Folder, allocator: Allocator, data: Calibration, seed: int, mode: str
-) -> Checkpoint:
-    """Return the folder of a search; the networks tried have theirs in it."""
-    parts = fingerprint_parts(
-        allocator.prober.original, data, {}, mode=mode, seed=seed, allocation=allocator.method,
-        layers=[*allocator.layers],
-    )  # fmt: skip
-    return Checkpoint(folder, parts)
 
 
 # The search -------------------------------------------------------------------------------------
@@ -402,15 +409,18 @@ class _Search:
     probe: str | None
     overrides: Any
     options: dict[str, Any]
-    callback: Callable[[SearchProgress], object] | None
-    time_limit: float | None
-    checkpoint: Checkpoint | None
+    callback: Callable[[SearchProgress], object] | None = None
+    time_limit: float | None = None
+    checkpoint: Checkpoint | None = None
     trials: list[Trial] = field(default_factory=list)
     best: dict[str, tuple[PruningResult, Trial]] = field(default_factory=dict)
     nearest: tuple[PruningResult, Trial] | None = None
     known: dict[tuple[Any, ...], Trial] = field(default_factory=dict)
     started: float = field(default_factory=time.perf_counter)
     stopped: bool = False
+
+    def __post_init__(self) -> None:
+        self.allocator.tell = lambda name: self.tell("paths", None, name)
 
     def elapsed(self) -> float:
         """Return the seconds since the start."""
@@ -434,6 +444,15 @@ class _Search:
             raise _Ended(Status.INTERRUPTED)
         if self.time_limit is not None and self.elapsed() >= self.time_limit:
             raise _Ended(Status.TIME_LIMIT)
+
+    def open(self, folder: Folder) -> None:
+        """Keep the networks tried in a folder, each in one of its own."""
+        parts = fingerprint_parts(
+            self.allocator.prober.original, self.data, {}, mode=self.options["mode"],
+            seed=self.options["seed"], allocation=self.allocator.method,
+            layers=[*self.allocator.layers],
+        )  # fmt: skip
+        self.checkpoint = Checkpoint(folder, parts)
 
     # Networks ---------------------------------------------------------------------------------
 
@@ -466,6 +485,8 @@ class _Search:
         result = self.prune(stage, total, budgets)
         if result.status in (Status.TIME_LIMIT, Status.INTERRUPTED):
             raise _Ended(result.status)
+        if result.output_error is None:  # Ctrl-C while it was measured.
+            raise _Ended(Status.INTERRUPTED)
         assert self.demand.measure is not None
         value = self.demand.measure(result)
         trial = Trial(
@@ -476,11 +497,13 @@ class _Search:
         best = self.best.get(stage)
         if trial.met and (best is None or trial.nnz < best[1].nnz):
             self.best[stage] = result, trial
-        if self.nearest is None or self.demand.sign * value > (
-            self.demand.sign * self.nearest[1].value
-        ):
+        if self.nearest is None or self._closeness(trial) > self._closeness(self.nearest[1]):
             self.nearest = result, trial
         return trial.met
+
+    def _closeness(self, trial: Trial) -> tuple[float, int]:
+        """Return what is larger for trials that come closer; of equal ones for denser networks."""
+        return self.demand.sign * trial.value, trial.nnz
 
     def to_total(self, total: int) -> BudgetResult:
         """Return the network of a number of nonzeros."""
@@ -560,7 +583,7 @@ class _Search:
     def _dense_score(self) -> float:
         """Return the accuracy of the trained network, or raise if it is below the floor."""
         assert self.demand.accuracy is not None
-        dense = score(self.demand.accuracy, self.allocator.prober.original)
+        dense = score(self.demand.accuracy, self.network)
         if not self.demand.met(dense):
             raise SettingsError(
                 f"min_accuracy is {self.demand.limit:g}, but the trained network itself has "

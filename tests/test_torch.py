@@ -1,0 +1,418 @@
+"""PyTorch: networks of modules, pruned modules back, and zeros kept in training."""
+
+import copy
+import re
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from nettrim_solver import prune_network
+from nettrim_solver.exceptions import NettrimError, ProblemError
+from nettrim_solver.frameworks import calibration_batches, from_torch, keep_zeros, to_torch
+from nettrim_solver.frameworks import torch as torch_page
+from nettrim_solver.network import BatchNorm, Dense, Network
+
+from .tolerances import TOLERANCE
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    torch = pytest.importorskip("torch")
+nn, F = torch.nn, torch.nn.functional
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+IMAGE = (3, 8, 9)
+
+
+class Forward(nn.Module):
+    """A module of some parts and a forward that a test gives."""
+
+    def __init__(self, forward, **parts):
+        super().__init__()
+        for name, part in parts.items():
+            self.add_module(name, part)
+        self.register_buffer("means", torch.tensor([0.5, -1.0, 2.0])[:, None, None])
+        self.register_buffer("deviations", torch.tensor([2.0, 3.0, 0.5])[None, :, None, None])
+        self.run = forward
+
+    def forward(self, x):
+        return self.run(self, x)
+
+
+class Scaled(nn.Linear):
+    """A linear module that computes something else."""
+
+    def forward(self, x):
+        return F.linear(2 * x, self.weight, self.bias)
+
+
+class Renamed(nn.Linear):
+    """A linear module by another name."""
+
+
+class Block(nn.Module):
+    def __init__(self, channels, norm=nn.BatchNorm2d):
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.bn1 = norm(channels)
+        self.relu = nn.ReLU(inplace=True)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, groups=2, bias=False)
+        self.bn2 = norm(channels)
+
+    def forward(self, x):
+        out = self.relu(self.bn1(self.conv1(x)))
+        out = self.bn2(self.conv2(out))
+        out += x
+        return self.relu(out)
+
+
+def functional(self, x):
+    x = (x - self.means) / self.deviations
+    x = F.max_pool2d(F.relu(self.conv(x)), 2)
+    x = F.avg_pool2d(F.leaky_relu(x, 0.2), 2, 1, 0)
+    x = F.dropout(x, training=self.training)
+    x = torch.flatten(x, 1)
+    x = torch.tanh(self.fc(x)) * 2 + 1
+    x = x.view(x.size(0), 2, -1).permute(0, 2, 1).reshape(-1, 6)
+    return F.log_softmax(self.out(F.gelu(x)).sigmoid(), dim=1)
+
+
+def in_place(self, x):
+    y = self.fc(x)
+    z = y.relu_()
+    return self.out(y + F.elu(z, inplace=True))
+
+
+def pooled(self, x):
+    x = F.adaptive_avg_pool2d(self.conv(x), (3, 1))
+    x = x.mean((2, 3), keepdim=True).squeeze(-1).squeeze(-1)
+    return F.softmax(self.out(x.unsqueeze(1).flatten(1).clamp(min=0)), -1)
+
+
+def several(self, x):
+    hidden = F.silu(self.fc(x))
+    return self.out(hidden.add(x) - 1.5) + self.skip(hidden)
+
+
+def activated():
+    modules = [nn.ReLU(), nn.ReLU6(), nn.LeakyReLU(0.1), nn.PReLU(6), nn.PReLU(), nn.Hardtanh(),
+               nn.Hardtanh(0, 3), nn.Hardsigmoid(), nn.Tanh(), nn.Sigmoid(), nn.Softplus(),
+               nn.ELU(0.7), nn.GELU(), nn.GELU("tanh"), nn.SiLU(), nn.Dropout(), nn.Identity(),
+               nn.LeakyReLU(0)]  # fmt: skip
+    return {
+        str(module).lower(): (lambda m=module: chain(nn.Linear(5, 6), m, nn.Linear(6, 2)), (5,))
+        for module in modules
+    }  # fmt: skip
+
+
+def chain(*modules):
+    return nn.Sequential(*modules)
+
+
+#: Modules to read, and the shape of one sample.
+MODULES = {
+    **activated(),
+    "one linear": (lambda: nn.Linear(4, 3), (4,)),
+    "no intercepts": (lambda: chain(nn.Linear(4, 3, bias=False), nn.ReLU(), nn.Linear(3, 2)), (4,)),
+    "subclass": (lambda: chain(Renamed(4, 3), nn.LogSoftmax(dim=1)), (4,)),
+    "double": (lambda: chain(nn.Linear(4, 3), nn.Tanh(), nn.Softmax(-1)).double(), (4,)),
+    "nested": (
+        lambda: chain(
+            chain(nn.Conv2d(3, 6, (3, 2), stride=(2, 1), padding=(1, 2)), nn.ReLU()),
+            nn.Conv2d(6, 6, 3, padding="same", dilation=2, groups=3, bias=False),
+            nn.BatchNorm2d(6), nn.ReLU6(), nn.MaxPool2d(3, 2, padding=1, ceil_mode=False),
+            nn.AvgPool2d(2, 1, padding=1, count_include_pad=False), nn.Flatten(),
+            nn.Linear(6 * 3 * 7, 4), nn.BatchNorm1d(4, affine=False),
+        ),
+        IMAGE,
+    ),
+    "adaptive": (
+        lambda: chain(nn.Conv2d(3, 4, 3, padding="valid"), nn.AdaptiveAvgPool2d((3, None)),
+                      nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2),
+                      nn.Unflatten(1, (2, 1)), nn.Flatten(start_dim=1)),
+        IMAGE,
+    ),
+    "1-d": (
+        lambda: chain(nn.Conv1d(3, 6, 3, stride=2, padding=1, bias=False), nn.BatchNorm1d(6),
+                      nn.ReLU(), nn.MaxPool1d(2), nn.Conv1d(6, 4, 3, padding="same", groups=2),
+                      nn.AvgPool1d(2, 1), nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(4, 3)),
+        (3, 24),
+    ),
+    "1-d output": (lambda: chain(nn.Conv1d(3, 6, 3), nn.Tanh(), nn.Softmax(1)), (3, 9)),
+    "residual": (
+        lambda: chain(nn.Conv2d(3, 4, 3), Block(4), Block(4), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+                      nn.Linear(4, 3)),
+        IMAGE,
+    ),
+    "functional": (
+        lambda: Forward(functional, conv=nn.Conv2d(3, 4, 3, padding=1), fc=nn.Linear(36, 6),
+                out=nn.Linear(6, 3)),
+        IMAGE,
+    ),
+    "in place": (lambda: Forward(in_place, fc=nn.Linear(4, 4), out=nn.Linear(4, 2)), (4,)),
+    "pooled": (lambda: Forward(pooled, conv=nn.Conv2d(3, 4, 3), out=nn.Linear(4, 2)), IMAGE),
+    "several": (
+        lambda: Forward(several, fc=nn.Linear(4, 4), out=nn.Linear(4, 2), skip=nn.Linear(4, 2)),
+        (4,),
+    ),
+}  # fmt: skip
+
+
+def made(name, seed=0):
+    """A module of the table with statistics as after training, the shape of a sample, samples."""
+    make, shape = MODULES[name]
+    torch.manual_seed(seed)
+    module = make()
+    for part in module.modules():
+        if isinstance(part, (nn.BatchNorm1d, nn.BatchNorm2d)):
+            part.running_mean.normal_()
+            part.running_var.uniform_(0.3, 2.0)
+            if part.affine:
+                nn.init.uniform_(part.weight, 0.4, 2.0)
+                nn.init.normal_(part.bias)
+                with torch.no_grad():
+                    part.weight[0] *= -1
+    dtype = next(module.parameters()).dtype
+    return module, shape, torch.randn(60, *shape, dtype=dtype)
+
+
+def outputs(module, samples):
+    with torch.no_grad():
+        return copy.deepcopy(module).eval()(samples).numpy()
+
+
+def assert_close(found, expected):
+    assert found.shape == expected.shape and found.dtype == expected.dtype
+    scale = np.abs(expected).max()
+    assert np.abs(found - expected).max() <= TOLERANCE["network_single"] * scale
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_a_network_computes_what_its_module_does(name):
+    module, shape, samples = made(name)
+    network = from_torch(module, shape)
+    assert_close(network(samples.numpy()), outputs(module, samples))
+    kinds = (nn.Linear, nn.Conv1d, nn.Conv2d)
+    layers = [key for key, part in module.named_modules() if isinstance(part, kinds)]
+    assert [layer.name for layer in network.layers] == ([key or "linear" for key in layers])
+    assert all(part.training for part in module.modules())
+
+
+@pytest.mark.parametrize("name", MODULES)
+@pytest.mark.parametrize("inplace", [False, True])
+@pytest.mark.parametrize("folded", [False, True])
+def test_a_pruned_module_computes_what_the_pruned_network_does(name, inplace, folded):
+    module, shape, samples = made(name)
+    before = {key: value.clone() for key, value in module.state_dict().items()}
+    network = from_torch(module, shape)
+    network = network.folded() if folded else network
+    # Half of the weights gone, and other intercepts, as a refit gives them.
+    pruned = network.replace({
+        layer.name: (
+            np.where(np.abs(layer.W) < np.median(np.abs(layer.W)), 0, layer.W * 1.1),
+            None if layer.b is None else layer.b + 0.1,
+        )
+        for layer in network.layers
+    })  # fmt: skip
+    result = to_torch(module, pruned, inplace=inplace)
+    assert (result is module) == inplace
+    assert_close(outputs(result, samples), pruned(samples.numpy()))
+    after = result.state_dict()
+    assert [*after] == [*before]
+    for key, value in after.items():
+        assert (value.dtype, value.shape) == (before[key].dtype, before[key].shape)
+        if not inplace:
+            assert torch.equal(module.state_dict()[key], before[key])
+    again = from_torch(result, shape)
+    for layer in pruned.layers:
+        np.testing.assert_array_equal(again.layer(layer.name).W == 0, layer.W == 0)
+    assert all(part.training for part in result.modules())
+
+
+@pytest.mark.parametrize("name", ["nested", "residual", "1-d"])
+def test_prune_network_and_back(name):
+    module, shape, samples = made(name)
+    network = from_torch(module, shape)
+    result = prune_network(network, calibration_batches(samples), solver="magnitude", sparsity=0.6)
+    norms = {op.name for op in result.network.operations if isinstance(op, BatchNorm)}
+    assert not norms & {"1.bn1", "1.bn2"}
+    pruned = to_torch(module, result.network)
+    assert_close(outputs(pruned, samples), result.network(samples.numpy()))
+    zeros = sum(int((p == 0).sum()) for key, p in pruned.named_parameters() if p.ndim > 1)
+    assert zeros == result.network.n_weights - result.network.nnz > 0
+
+
+def test_channels_that_a_normalisation_switches_off():
+    module, shape, samples = made("nested")
+    with torch.no_grad():
+        module[2].weight[1] = 0
+    network = from_torch(module, shape).folded()
+    assert_close(outputs(to_torch(module, network), samples), network(samples.numpy()))
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        lambda p: torch.optim.SGD(p, 0.05, momentum=0.9, weight_decay=0.01),
+        lambda p: torch.optim.Adam(p, 0.01, weight_decay=0.01),
+        lambda p: torch.optim.AdamW(p, 0.01),
+    ],
+)
+def test_zeros_stay_in_training_until_the_hooks_are_removed(optimizer):
+    module, shape, samples = made("residual")
+    stepper = optimizer(module.parameters())
+
+    def train():
+        for _ in range(3):
+            stepper.zero_grad()
+            module(samples).square().mean().backward()
+            stepper.step()
+
+    train()  # Momentum from before the pruning would move the zeros.
+    network = from_torch(module, shape)
+    result = prune_network(network, samples.numpy(), solver="magnitude", sparsity=0.5)
+    to_torch(module, result.network, inplace=True)
+    weights = {key: p for key, p in module.named_parameters() if p.ndim > 1}
+    zeros = {key: p.detach() == 0 for key, p in weights.items()}
+    old = {key: p.detach().clone() for key, p in weights.items()}
+    with keep_zeros(module) as kept:
+        assert sum(kept.zeros.values()) == sum(int(mask.sum()) for mask in zeros.values())
+        train()
+        for key, p in weights.items():
+            assert torch.all(p[zeros[key]] == 0) and torch.all(p.grad[zeros[key]] == 0)
+            assert not torch.equal(p, old[key])
+    train()
+    assert any(bool((p[zeros[key]] != 0).any()) for key, p in weights.items())
+
+
+def test_intercepts_may_leave_zero():
+    module = nn.Linear(3, 2)
+    with torch.no_grad():
+        module.bias.zero_()
+        module.weight[0, 0] = 0
+    keep_zeros(module)
+    module(torch.ones(4, 3)).sum().backward()
+    torch.optim.SGD(module.parameters(), 0.1).step()
+    assert torch.all(module.bias != 0) and module.weight[0, 0] == 0
+    assert int((module.weight == 0).sum()) == 1
+
+
+def test_batches_of_a_loader():
+    samples, labels = torch.randn(20, 4), torch.arange(20)
+    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(samples, labels), 8)
+    batches = calibration_batches(loader)
+    for _ in range(2):  # As often as asked.
+        np.testing.assert_array_equal(np.concatenate(list(batches)), samples.numpy())
+    (half,) = calibration_batches([samples.bfloat16().requires_grad_()])
+    assert half.dtype == np.float32
+    with pytest.raises(ProblemError, match=r"batch 0 .* but was dict"):
+        list(calibration_batches([{"x": samples}]))
+    with pytest.raises(ProblemError, match=r"iterable of batches, but was int"):
+        calibration_batches(3)
+
+
+def test_parts_keep_their_own_mode():
+    module, shape, _ = made("residual")
+    module[1].eval()
+    modes = [part.training for part in module.modules()]
+    network = from_torch(module, shape)
+    assert [part.training for part in module.modules()] == modes
+    assert [part.training for part in to_torch(module, network).modules()] == modes
+
+
+def failing(forward, **parts):
+    return lambda: from_torch(Forward(forward, **parts), (4,))
+
+
+def hooked():
+    module = nn.Linear(4, 3)
+    module.register_forward_hook(lambda part, args, output: output + 1)
+    return from_torch(module)
+
+
+def masked():
+    module = chain(nn.Linear(4, 3))
+    from torch.nn.utils import prune
+
+    prune.random_unstructured(module[0], "weight", 0.5)
+    return from_torch(module, (4,))
+
+
+def parametrized():
+    module = chain(nn.Linear(4, 3))
+    torch.nn.utils.parametrizations.orthogonal(module[0])
+    return from_torch(module, (4,))
+
+
+BAD = {
+    "no module": (lambda: from_torch(3), r"torch.nn.Module, but was int"),
+    "unknown module": (lambda: from_torch(chain(nn.Linear(4, 4), chain(nn.LSTM(4, 4)))),
+                       r"module '1.0' \(LSTM\).*not supported; supported are .*Conv2d"),
+    "unknown function": (failing(lambda self, x: torch.sin(x)), r"function 'sin'.*not supported"),
+    "list": (failing(lambda self, x: torch.cat([x, x])), r"function 'cat'.*not supported"),
+    "decision": (failing(lambda self, x: x if x.sum() > 0 else -x), "torch.fx can trace"),
+    "two outputs": (failing(lambda self, x: (x + 1, x)), "must return one tensor"),
+    "input shape": (lambda: from_torch(nn.Conv2d(3, 4, 3)), r"input_shape must be given"),
+    "bad input shape": (lambda: from_torch(nn.Conv2d(3, 4, 3), (3, 0, 1)), r"was \(3, 0, 1\)"),
+    "wrong input shape": (lambda: from_torch(chain(nn.Conv2d(3, 4, 3)), (1, 8, 8)),
+                          r"module '0' \(Conv2d\).*\(3, height, width\)"),
+    "shared": (failing(lambda self, x: self.fc(self.fc(x)), fc=nn.Linear(4, 4)),
+               r"'fc' \(Linear\).*used once"),
+    "mixed samples": (failing(lambda self, x: x.view(-1)), "samples must|samples of"),
+    "samples first": (failing(lambda self, x: x.permute(1, 0)), "samples must stay"),
+    "dropout": (failing(lambda self, x: F.dropout(x)), "training=self.training"),
+    "padding mode": (lambda: from_torch(nn.Conv2d(3, 4, 3, 1, 1, padding_mode="reflect"), IMAGE),
+                     "padding_mode must be 'zeros'"),
+    "ceiling": (lambda: from_torch(chain(nn.MaxPool2d(2, ceil_mode=True)), (3, 5, 5)), "ceil_mode"),
+    "statistics": (lambda: from_torch(chain(nn.BatchNorm1d(4, track_running_stats=False)), (4,)),
+                   "running statistics"),
+    "half": (lambda: from_torch(nn.Linear(4, 3).half()), r"torch.float16.*module.float\(\)"),
+    "bfloat16": (lambda: from_torch(nn.Linear(4, 3).bfloat16()), r"torch.bfloat16"),
+    "meta": (lambda: from_torch(nn.Linear(4, 3, device="meta")), "meta device"),
+    "own forward": (lambda: from_torch(chain(Scaled(4, 3)), (4,)), r"'linear' in module '0'"),
+    "hook": (hooked, "hook"),
+    "torch.nn.utils.prune": (masked, "prune.remove"),
+    "parametrization": (parametrized, "remove_parametrizations"),
+    "no zeros": (lambda: keep_zeros(nn.Linear(4, 3)), "must have weights that are zero"),
+    "other layers": (lambda: to_torch(nn.Linear(4, 3), Network([Dense(np.ones((4, 3)))])),
+                     "must have the layers"),
+    "intercept": (lambda: to_torch(nn.Linear(4, 3, bias=False),
+                                   Network([Dense(np.ones((4, 3)), np.ones(3), name="linear")])),
+                  "has an intercept"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", BAD)
+def test_what_does_not_fit_is_refused(what):
+    make, message = BAD[what]
+    with pytest.raises(NettrimError) as caught:
+        make()
+    assert re.search(message, str(caught.value)), str(caught.value)
+
+
+def test_a_module_stays_as_it_was_if_the_network_is_another_ones():
+    module = chain(nn.Linear(4, 3), nn.ReLU())
+    network = from_torch(chain(nn.Linear(4, 3), nn.Tanh()))
+    before = module[0].weight.detach().clone()
+    with pytest.raises(ProblemError, match="outputs differ"):
+        to_torch(module, network, inplace=True)
+    assert torch.equal(module[0].weight, before)
+
+
+def test_the_eight_lines_of_the_docstring():
+    code = torch_page.__doc__.partition("::\n")[2].partition("PyTorch itself")[0]
+    lines = [line.strip() for line in code.splitlines() if line.strip()]
+    assert len(lines) <= 8
+    torch.manual_seed(0)
+    model = chain(nn.Conv2d(1, 2, 5, 4), nn.ReLU(), nn.Flatten(), nn.Linear(72, 3))
+    tuned = []
+    names = {"model": model, "loader": [torch.randn(50, 1, 28, 28)], "fine_tune": tuned.append}
+    exec("\n".join(lines), names)
+    assert tuned == [names["pruned"]] and (names["pruned"][3].weight == 0).any()
+
+
+def test_the_page_about_networks():
+    page = Path(__file__).parents[1] / "docs" / "networks.md"
+    (code,) = re.findall(r"^```py\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
+    exec(code, {})
