@@ -72,7 +72,9 @@ def test_a_pruned_estimator_predicts_as_the_pruned_network_does(kind, sparse):
 
 
 def test_a_pipeline_keeps_its_other_steps():
-    model = make_pipeline(StandardScaler(), MLPRegressor(hidden_layer_sizes=(6,), max_iter=5, random_state=0))
+    model = make_pipeline(
+        StandardScaler(), MLPRegressor(hidden_layer_sizes=(6,), max_iter=5, random_state=0)
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         model.fit(X, TARGETS["regressor"])
