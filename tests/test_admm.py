@@ -390,3 +390,13 @@ def test_settings_out_of_range_are_named(name, value):
     problem = instances.random_layer(30, 8, 2).problem
     with pytest.raises(SettingsError, match=f"^{name} must"):
         solve(problem, **{name: value})
+
+
+@pytest.mark.parametrize("spread", [1e-15, 1e-13, 1e-11, 1e-8])
+def test_inputs_that_hardly_vary_are_solved(spread):
+    # Saturated units: constant but for the last digits, beside ordinary inputs.
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((60, 6))
+    X[:, :3] = [1, -1, 1] + spread * X[:, :3]
+    Y = np.maximum(X[:, 3:] @ rng.standard_normal((3, 2)), 0)
+    assert solve(Problem(X, Y, tolerance=0.2)).status is Status.OPTIMAL

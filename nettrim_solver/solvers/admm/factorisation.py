@@ -185,8 +185,11 @@ class Factorisation:
         return self._inverse[dtype]
 
     def _gram(self) -> Array:
-        gram = _product(self.X, transpose_first=True)
-        gram -= self.n_samples * np.outer(self.mean, self.mean)
+        if self.intercept and not sp.issparse(self.X):
+            gram = _centred_gram(self.X, self.mean)
+        else:
+            gram = _product(self.X, transpose_first=True)
+            gram -= self.n_samples * np.outer(self.mean, self.mean)
         gram /= np.outer(self.norm, self.norm)
         gram[~self.live] = 0.0
         gram[:, ~self.live] = 0.0
@@ -219,6 +222,15 @@ def _product(X: Any, transpose_first: bool) -> Array:
     gram = np.zeros((X.shape[1], X.shape[1]))
     for start in range(0, X.shape[0], 4096):
         rows = X[start : start + 4096].astype(np.float64)
+        gram += rows.T @ rows
+    return gram
+
+
+def _centred_gram(X: Any, mean: Array) -> Array:
+    """Return the Gram matrix of X about its means: subtracting them later would cancel digits."""
+    gram = np.zeros((X.shape[1], X.shape[1]))
+    for start in range(0, X.shape[0], 4096):
+        rows = X[start : start + 4096] - mean
         gram += rows.T @ rows
     return gram
 
