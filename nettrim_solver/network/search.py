@@ -348,8 +348,7 @@ def _demand(nnz: Any, sparsity: Any, max_error: Any, accuracy: Any, floor: Any) 
 
 
 def _error_of(result: PruningResult) -> float:
-    assert result.output_error is not None
-    return result.output_error
+    return math.inf if result.output_error is None else result.output_error
 
 
 def score(accuracy: Callable[[Network], Any], network: Network) -> float:
