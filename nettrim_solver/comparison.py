@@ -11,7 +11,7 @@ from typing import Any
 
 from .checks import check_choice
 from .exceptions import SettingsError
-from .plotting import new_figure
+from .plotting import new_figure, save_figure
 from .problem_file import whole_file
 
 MEGABYTE = 1e6
@@ -253,10 +253,7 @@ class Comparison:
                 lines.values(), lines, loc="outside right upper", fontsize="small",
                 title="dotted: alone\ndashed: refit\nsolid: swaps" if styles else None,
             )  # fmt: skip
-        if path is not None:
-            suffix = os.path.splitext(os.fspath(path))[1].lstrip(".") or "png"
-            with whole_file(path) as stream:
-                figure.savefig(stream, format=suffix, dpi=150)
+        save_figure(figure, path)
         return figure
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from .exceptions import MissingDependencyError
+from .problem_file import whole_file
 
 
 def new_figure(width: float, height: float) -> Any:
@@ -22,3 +24,12 @@ def new_figure(width: float, height: float) -> Any:
             "the plot needs matplotlib: pip install 'nettrim_solver[plot]'"
         ) from None
     return Figure(figsize=(width, height), layout="constrained")
+
+
+def save_figure(figure: Any, path: str | os.PathLike[str] | None) -> None:
+    """Write a figure, all or nothing; the suffix decides on the format. None writes nothing."""
+    if path is None:
+        return
+    suffix = os.path.splitext(os.fspath(path))[1].lstrip(".") or "png"
+    with whole_file(path) as stream:
+        figure.savefig(stream, format=suffix, dpi=150)

@@ -19,8 +19,9 @@ MODULES = {
 #: for everything below it.
 FLOORS = [
     {"exceptions", "status", "checks"},
-    {"activations", "threads", "plotting"},
+    {"activations", "threads"},
     {"problem", "problem_checks", "problem_file"},
+    {"plotting"},
     {"certificate"},
     {"solution"},
     {"solvers"},

@@ -22,8 +22,7 @@ from numpy.typing import ArrayLike, NDArray
 from ..budget import solve_for_nnz
 from ..checks import check_integer, check_number
 from ..exceptions import ProblemError, SettingsError, SolverError
-from ..plotting import new_figure
-from ..problem_file import whole_file
+from ..plotting import new_figure, save_figure
 from ..solution import Solution
 from ..solvers import SOLVERS
 from ..threads import limit_threads
@@ -459,10 +458,7 @@ def plot_paths(paths: Sequence[LayerPath], path: str | os.PathLike[str] | None =
         panel.set(xlabel="zeros of the layer (%)", ylabel=label, yscale="log")
         panel.grid(alpha=0.3, which="both")
     axes[0].legend(fontsize="small")
-    if path is not None:
-        suffix = os.path.splitext(os.fspath(path))[1].lstrip(".") or "png"
-        with whole_file(path) as stream:
-            figure.savefig(stream, format=suffix, dpi=150)
+    save_figure(figure, path)
     return figure
 
 

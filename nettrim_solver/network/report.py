@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from ..exceptions import SettingsError
-from ..plotting import new_figure
+from ..plotting import new_figure, save_figure
 from ..problem_file import whole_file
 from ..status import Status
 from . import charts
@@ -473,8 +473,5 @@ def plot_result(result: PruningResult, path: str | os.PathLike[str] | None = Non
     right.grid(alpha=0.3)
     if right.get_lines():
         right.legend(fontsize="small")
-    if path is not None:
-        suffix = os.path.splitext(os.fspath(path))[1].lstrip(".") or "png"
-        with whole_file(path) as stream:
-            figure.savefig(stream, format=suffix, dpi=150)
+    save_figure(figure, path)
     return figure
