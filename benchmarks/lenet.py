@@ -115,7 +115,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seeds", type=int, default=len(SEEDS), help="calibration samples drawn")
     parser.add_argument("--methods", nargs="+", help="only these")
     parser.add_argument(
-        "--minutes", type=float, default=None, help="begin no trial after so many minutes"
+        "--minutes", type=float, help="begin no trial after so many minutes; the next run goes on"
     )
 
 
@@ -125,21 +125,24 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     data = datasets.digits() if quick else datasets.lenet()
     harness.RESULTS.mkdir(exist_ok=True)
     path = harness.RESULTS / ("lenet-quick.partial.json" if quick else "lenet.partial.json")
-    rows = _earlier(path)
+    rows, whole = _earlier(path), True
     prune_network(  # compiles
         data.network, data.sample(50, 0), sparsity=0.9, pipeline=METHODS["l0"], n_threads=1
     )
     splits: dict[Any, dict[str, int]] = {}
     for trial in trials(SEEDS[: args.seeds], quick):
-        late = args.minutes is not None and time.perf_counter() - begun > 60 * args.minutes
-        if trial.key in rows or late or (args.methods and trial.method not in args.methods):
+        if trial.key in rows or (args.methods and trial.method not in args.methods):
             continue
+        if args.minutes is not None and time.perf_counter() - begun > 60 * args.minutes:
+            whole = False
+            break
         rows[trial.key] = run_trial(trial, data, splits)
         text = json.dumps(rows)
         harness.write_atomically(path, lambda part, text=text: part.write_text(text))
         row = rows[trial.key]
         say(f"{trial.key}: {row['accuracy']:.4f}, {row['seconds']:.1f} s")
-    path.unlink(missing_ok=True)
+    if whole:
+        path.unlink(missing_ok=True)
     return {
         "quick": quick,
         "network": data.name,
