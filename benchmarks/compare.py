@@ -47,6 +47,9 @@ SWAPPED = ("exact_obs", "alps")
 #: The stages of Net-Trim; the last begins where the one before ended.
 STAGES = ("net-trim l1", "net-trim reweighted", "net-trim l0")
 
+#: Most seconds of any one search of Net-Trim; its answer so far then stands in the table.
+PATIENCE = 180.0
+
 #: Seconds from which a row is reported as soon as it is there.
 SLOW = 5.0
 
@@ -219,12 +222,12 @@ class NetTrim:
 
     def l1(self, problem: Problem, sparsity: float, start: Solution | None) -> Solution:
         """Return the answer of the convex program with equal l1 weights."""
-        return solve_for_sparsity(problem, sparsity, warm_start=start)
+        return solve_for_sparsity(problem, sparsity, warm_start=start, time_limit=PATIENCE)
 
     def reweighted(self, problem: Problem, sparsity: float, start: Solution | None) -> Solution:
         """Return that of the last of the programs whose l1 weights follow the answers."""
         started = time.perf_counter()
-        answer = reweight(problem, sparsity=sparsity)
+        answer = reweight(problem, sparsity=sparsity, time_limit=PATIENCE)
         self.answers[sparsity] = answer, time.perf_counter() - started
         return answer
 
