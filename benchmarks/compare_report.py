@@ -181,6 +181,8 @@ def grid(
     lines = []
     for name in dict.fromkeys([*ours, *known]):
         rows, cells = ours.get(name, []), [name]
+        if name not in known and refits_nothing(name, ours, errors):
+            continue
         for field in [*errors, *["accuracy"] * accuracy]:
             cells += [figure(row[field]) for row in rows] or ["-"] * len(levels)
         if more:
@@ -192,6 +194,15 @@ def grid(
             cells += beside(rows, known.get(name))
         lines.append(cells)
     return head, lines
+
+
+def refits_nothing(name: str, ours: dict[str, list[dict[str, Any]]], errors: list[str]) -> bool:
+    """Return whether a row is that of a method which is refitted already."""
+    base = ours.get(name.removesuffix("+refit"), [])
+    pairs = zip(ours.get(name, []), base, strict=False)
+    return name.endswith("+refit") and all(
+        figure(row[field]) == figure(other[field]) for row, other in pairs for field in errors
+    )
 
 
 def more_zeros(row: dict[str, Any]) -> bool:
