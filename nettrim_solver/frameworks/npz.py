@@ -16,8 +16,6 @@ Other entries, such as data that the file also holds, are left alone. :func:`to_
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import os
 import re
 from collections.abc import Mapping
@@ -26,40 +24,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..activations import ACTIVATIONS, Activation
 from ..exceptions import ProblemError
-from ..network import (
-    Activate,
-    Add,
-    Affine,
-    AveragePool2d,
-    BatchNorm,
-    Conv2d,
-    Dense,
-    Dropout,
-    Flatten,
-    GlobalAveragePool,
-    Layer,
-    MaxPool2d,
-    Network,
-    Operation,
-    Reshape,
-    Softmax,
-    Transpose,
-)
+from ..network import Activate, Conv2d, Dense, Flatten, Network, Operation
 from ..problem_file import load_arrays, save_arrays, unreadable
+from ..storage.arrays import FORMAT, OPERATIONS, described_network, network_arrays
 
-FORMAT = "nettrim_solver.network/1"
+__all__ = ["FORMAT", "OPERATIONS", "from_npz", "to_npz"]
+
 WHAT = "a network as arrays W0, b0, W1, ..."
-
-#: What a file may be made of, by the name of the class.
-OPERATIONS: dict[str, type[Operation]] = {
-    cls.__name__: cls
-    for cls in (
-        Activate, Add, Affine, AveragePool2d, BatchNorm, Conv2d, Dense, Dropout, Flatten,
-        GlobalAveragePool, MaxPool2d, Reshape, Softmax, Transpose,
-    )
-}  # fmt: skip
 
 #: Entries of a file that belong to one layer, and take its number.
 PER_LAYER = ("W", "b", "stride", "padding", "dilation", "groups")
@@ -99,7 +71,7 @@ def from_npz(source: str | os.PathLike[str] | Mapping[str, Any]) -> Network:
     if "network" not in arrays:
         return _plain_network(arrays)
     try:
-        return _described_network(arrays)
+        return described_network(arrays)
     except ProblemError:
         raise
     except Exception as error:
@@ -121,11 +93,7 @@ def to_npz(network: Network, path: str | os.PathLike[str]) -> None:
     OSError
         If the folder is missing or not writable; an existing file is then left as it was.
     """
-    arrays: dict[str, Any] = {}
-    described = [_description(network, op, arrays) for op in network.operations]
-    content = {"format": FORMAT, "input_shape": network.input_shape, "operations": described}
-    arrays["network"] = np.array(json.dumps(content))
-    save_arrays(path, arrays)
+    save_arrays(path, network_arrays(network))
 
 
 # Arrays by hand --------------------------------------------------------------------------------
@@ -208,54 +176,3 @@ def _activations(given: NDArray[Any] | None, n_layers: int) -> list[str]:
 def _plain_value(array: NDArray[Any]) -> Any:
     """Return the integers, or the word, of a setting."""
     return array.tolist()
-
-
-# Every network ---------------------------------------------------------------------------------
-
-
-def _description(network: Network, op: Operation, arrays: dict[str, Any]) -> dict[str, Any]:
-    """Return an operation as JSON values; its arrays go into `arrays`, and their names here."""
-    if type(op) not in OPERATIONS.values():
-        raise ProblemError(
-            f"{op.label} must be one of {sorted(OPERATIONS)} to be saved, "
-            f"but is a {type(op).__name__}"
-        )
-    described: dict[str, Any] = {"operation": type(op).__name__}
-    for field in dataclasses.fields(op):
-        value = getattr(op, field.name)
-        if isinstance(value, np.ndarray):
-            key = f"{op.name}.{field.name}"
-            if isinstance(op, Layer):
-                key = f"{field.name}{network.layers.index(op)}"
-            arrays[key] = value
-            value = {"array": key}
-        elif isinstance(value, Activation):
-            if type(value) not in ACTIVATIONS.values():
-                raise ProblemError(
-                    f"{op.label}: activation must be one of {sorted(ACTIVATIONS)} to be saved, "
-                    f"but was {value!r}"
-                )
-            value = {"activation": value.name, "parameters": value.parameters()}
-        described[field.name] = value
-    return described
-
-
-def _described_network(arrays: Mapping[str, NDArray[Any]]) -> Network:
-    """Return the network of a file that :func:`to_npz` wrote."""
-    content = json.loads(str(arrays["network"][()]))
-    if content["format"] != FORMAT:
-        raise ProblemError(f"network must be of the format {FORMAT!r}, but is {content['format']}")
-    operations = []
-    for described in content["operations"]:
-        kind = OPERATIONS[described.pop("operation")]
-        values = {name: _value(value, arrays) for name, value in described.items()}
-        operations.append(kind(**values))
-    return Network(operations, content["input_shape"])
-
-
-def _value(value: Any, arrays: Mapping[str, NDArray[Any]]) -> Any:
-    if not isinstance(value, dict):
-        return value
-    if "array" in value:
-        return arrays[value["array"]]
-    return ACTIVATIONS[value["activation"]](**value["parameters"])
