@@ -38,7 +38,6 @@ __all__ = [
     "exceptions",
     "instances",
     "prune_network",
-    "prune_network_to",
     "refit",
     "reweight",
     "reweighting_rounds",
@@ -55,7 +54,7 @@ def __getattr__(name: str) -> object:
         from .solvers.admm.factorisation import Factorisation
 
         return Factorisation
-    if name in ("Network", "prune_network", "prune_network_to"):
+    if name in ("Network", "prune_network"):
         from . import network
 
         return getattr(network, name)

@@ -82,7 +82,8 @@ class Problem:
         Whether an unpenalised intercept b is solved for.
     Z : array_like, shape (n_samples, n_outputs), optional
         Stored pre-activations of the trained layer, for activations without a stable inverse
-        (tanh, sigmoid, softplus, elu, gelu, silu). ``X @ W + b`` when omitted and W is given.
+        (tanh, sigmoid, softplus, elu, gelu, silu). ``X @ W + b`` when omitted and W is given. What
+        solvers and refits with a linear target aim at, within the box; no part of the program.
     lower, upper : array_like, shape (n_samples, n_outputs), optional
         The box itself; entries may be infinite.
 
@@ -141,8 +142,6 @@ class Problem:
         self.lower: NDArray[Any] | None = None
         self.upper: NDArray[Any] | None = None
         if Y is None:
-            if Z is not None:
-                raise ProblemError("Z belongs to Y; a box (lower and upper) needs no Z")
             self.lower, self.upper = checked_box(lower, upper, self.n_samples)
             self._shape_source, self.n_outputs = "lower", self.lower.shape[1]
         else:

@@ -9,16 +9,20 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .comparison import Row
     from .demo import PrunedNetwork, Step
-    from .network.modes import LayerProgress
+    from .network import LayerProgress, LayerReport, PruningResult
     from .problem import Problem
     from .solution import Solution
     from .solvers import Progress
 
 #: Called with a description, the work done and the work in all.
-Update = Callable[[str, float, float], None]
+Update = Callable[[str, float, float | None], None]
 
 LAYER_HEADER = ("layer", "shape", "zeros %", "error/eps", "gap", "violation", "seconds", "status")
+
+#: What goes before a layer's name while a budget is spread or searched for.
+STAGES = {"paths": "measuring ", "probe": "trying ", "final": ""}
 
 
 class Screen:
@@ -32,13 +36,19 @@ class Screen:
         if not self.quiet:
             print(text, flush=True)
 
-    def table(self, title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-        """Print a table with its title; the first two columns to the left, others to the right."""
+    def table(
+        self,
+        title: str,
+        header: Sequence[str],
+        rows: Sequence[Sequence[str]],
+        left: Sequence[int] = (0, 1),
+    ) -> None:
+        """Print a table with its title; the columns `left` to the left, others to the right."""
         widths = [max(len(row[i]) for row in (header, *rows)) for i in range(len(header))]
         self.line(title)
         for row in (header, *rows):
             cells = [
-                cell.ljust(width) if i < 2 else cell.rjust(width)
+                cell.ljust(width) if i in left else cell.rjust(width)
                 for i, (cell, width) in enumerate(zip(row, widths, strict=True))
             ]
             self.line(("  " + "  ".join(cells)).rstrip())
@@ -63,30 +73,38 @@ class LiveScreen(Screen):
         """Print one line above the progress bar, if there is one."""
         self.console.print(text, markup=False, soft_wrap=True)
 
-    def table(self, title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    def table(
+        self,
+        title: str,
+        header: Sequence[str],
+        rows: Sequence[Sequence[str]],
+        left: Sequence[int] = (0, 1),
+    ) -> None:
         """Print a table with its title."""
         from rich.table import Table
         from rich.text import Text
 
         table = Table(title=Text(title, style="bold"), title_justify="left")
         for i, name in enumerate(header):
-            table.add_column(name, justify="left" if i < 2 else "right", no_wrap=True)
+            table.add_column(name, justify="left" if i in left else "right")
         for row in rows:
             table.add_row(*(Text(cell) for cell in row))
         self.console.print(table)
 
     @contextmanager
     def progress(self) -> Iterator[Update]:
-        """Show a bar, the count and the time while the block runs; it goes away at the end."""
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-        from rich.progress import TimeElapsedColumn as Elapsed
+        """Show a bar, the count, the time and what is left of it; all goes away at the end."""
+        from rich import progress
 
         columns = (
-            TextColumn("{task.description}", markup=False),
-            BarColumn(),
-            MofNCompleteColumn(),
+            progress.TextColumn("{task.description}", markup=False),
+            progress.BarColumn(),
+            progress.MofNCompleteColumn(),
+            progress.TimeElapsedColumn(),
+            progress.TextColumn("left"),
+            progress.TimeRemainingColumn(),
         )
-        with Progress(*columns, Elapsed(), console=self.console, transient=True) as bar:
+        with progress.Progress(*columns, console=self.console, transient=True) as bar:
             task = bar.add_task("starting", total=None)
             yield lambda description, done, total: bar.update(
                 task, description=description, completed=done, total=total
@@ -144,16 +162,95 @@ def solve_reporter(update: Update) -> Callable[[Progress], None]:
     return callback
 
 
-def layer_reporter(update: Update) -> Callable[[LayerProgress], None]:
-    """Return the callback of a whole network that moves a progress bar over its layers."""
+def layer_reporter(screen: Screen, update: Update) -> Callable[[LayerProgress], None]:
+    """Return the callback of a whole network: a bar over its layers, a line when one is done.
+
+    While a budget is spread or searched for there is a line for every layer measured and for every
+    network tried.
+    """
+    network, measured = ("final", 0), set()
 
     def callback(at: LayerProgress) -> None:
-        where = at.layer
+        nonlocal network
+        where, share = at.layer, 0.0
         if at.progress is not None:
             where += f", iteration {at.progress.iteration}"
-        update(where, at.done, at.total)
+            share = at.progress.n_proved / max(1, at.progress.n_outputs)
+        update(STAGES[at.stage] + where, at.done + share, at.total)
+        if at.stage == "paths" and at.layer not in measured:
+            measured.add(at.layer)
+            screen.line(f"measuring {at.layer}, {at.done + 1} of {at.total}")
+        if at.nnz is not None and (at.stage, at.trial) != network:
+            best = "" if at.best_nnz is None else f", best so far {at.best_nnz:,}"
+            screen.line(f"network {at.trial + 1}: {at.nnz:,} weights{best}")
+        network = at.stage, at.trial
+        if at.stage == "final" and at.report is not None:
+            screen.line(f"{at.done} of {at.total}, {_outcome(at.report)}")
 
     return callback
+
+
+def _outcome(report: LayerReport) -> str:
+    """Return in a line what became of a layer."""
+    if not report.pruned:
+        return f"{report.name}: {report.outcome}"
+    return (
+        f"{report.name}: {100 * report.sparsity:.1f} % zeros, error {percent(report.error)} %, "
+        f"{report.status}, {report.seconds:.2f} s"
+    )
+
+
+def row_reporter(screen: Screen) -> Callable[[Row], None]:
+    """Return the callback of a comparison: a line for every answer."""
+
+    def callback(row: Row) -> None:
+        found = f"failed: {row.failure}" if row.failure else f"{row.seconds:.2f} s"
+        if row.error is not None:
+            found = f"error {percent(row.error)} %, {found}"
+        screen.line(f"{row.label} at {row.sparsity:g}: {found}")
+
+    return callback
+
+
+def show_network(screen: Screen, result: PruningResult) -> None:
+    """Print what has become of a network: a row per layer, and the network as a whole."""
+    held = result.output_error_heldout is not None
+    header = ("layer", "shape", "zeros %", "error %", "network %", "bound %",
+              *(("held-out %",) if held else ()), "gap", "seconds", "status")  # fmt: skip
+    rows = [
+        (
+            one.name, " x ".join(map(str, one.shape)), f"{100 * one.sparsity:.1f}",
+            percent(one.error), percent(one.network_error), percent(one.network_bound),
+            *((percent(one.network_error_heldout),) if held else ()),
+            "-" if one.gap is None else f"{one.gap:.0e}", f"{one.seconds:.2f}",
+            one.outcome if one.status is None else str(one.status),
+        )
+        for one in result.layers
+    ]  # fmt: skip
+    screen.table(f"Errors relative to the trained outputs, {result.mode}", header, rows)
+    for one in result.layers:
+        if one.reason:
+            screen.line(f"{one.name} {one.outcome}: {one.reason}")
+    for text in result.warnings:
+        screen.line(f"warning: {text}")
+    bound = percent(result.output_bound)
+    proof = "" if bound == "-" else f" (proved: at most {bound} %)"
+    others = f", {percent(result.output_error_heldout)} % on held-out samples" if held else ""
+    screen.line(
+        f"{100 * result.sparsity:.1f} % zeros, {result.nnz:,} of {result.network.n_weights:,} "
+        f"weights stay; output error {percent(result.output_error)} %{proof}{others}; "
+        f"{result.seconds:.1f} s"
+    )
+
+
+def percent(value: float | None) -> str:
+    """Return a fraction in percent, to three figures."""
+    return "-" if value is None else f"{100 * value:.3g}"
+
+
+def warn(text: str) -> None:
+    """Print a warning to stderr."""
+    print(f"nettrim: warning: {text}", file=sys.stderr)
 
 
 def show_solution(screen: Screen, problem: Problem, solution: Solution) -> None:

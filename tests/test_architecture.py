@@ -19,7 +19,7 @@ MODULES = {
 #: for everything below it.
 FLOORS = [
     {"exceptions", "status", "checks"},
-    {"activations", "threads"},
+    {"activations", "threads", "sample_size"},
     {"problem", "problem_checks", "problem_file"},
     {"plotting"},
     {"certificate"},
@@ -28,8 +28,9 @@ FLOORS = [
     {"solve"},
     {"planting", "instances", "budget", "refine", "reweighting"},
     {"pipeline"},
-    {"comparison", "compare"},
+    {"comparison"},
     {"network", "storage"},
+    {"compare"},
     {"frameworks"},
     {"terminal", "demo"},
     {"__init__"},

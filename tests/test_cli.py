@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,12 +12,13 @@ import numpy as np
 import pytest
 
 import nettrim_solver
-from nettrim_solver import Problem, Status, certify, cli, solve
+from nettrim_solver import Problem, Status, certify, solve
 from nettrim_solver.cli import main
+from nettrim_solver.cli.solve import EXAMPLE, solution_arrays
 from tests.tolerances import TOLERANCE
 
 SOLVE = sys.modules["nettrim_solver.solve"]
-COMMANDS = ([], ["demo"], ["solve"], ["prune"])
+COMMANDS = ([], ["demo"], ["solve"], ["prune"], ["inspect"], ["compare"])
 
 
 @pytest.fixture
@@ -86,7 +88,7 @@ def test_quiet_prints_nothing(problem_file, capsys):
 def test_no_theta_and_no_intercept_leave_no_array(layer):
     problem = Problem(layer.X, layer.Y, layer.W, tolerance=0.2, intercept=False)
     solution = dataclasses.replace(solve(problem), theta=None)
-    assert set(cli.solution_arrays(problem, solution)) == {"W", "status"}
+    assert set(solution_arrays(problem, solution)) == {"W", "status"}
 
 
 def test_an_answer_without_proof_is_1(problem_file, tmp_path, capsys, monkeypatch):
@@ -176,7 +178,7 @@ def test_unwritable_output_is_2_before_any_work(where, problem_file, tmp_path, c
 def test_the_problem_is_never_overwritten(problem_file, capsys):
     content = problem_file.read_bytes()
     assert main(["solve", str(problem_file), "-o", str(problem_file)]) == 2
-    assert "problem file itself" in one_error(capsys.readouterr())
+    assert "read as well" in one_error(capsys.readouterr())
     assert problem_file.read_bytes() == content
 
 
@@ -239,11 +241,13 @@ def test_help_shows_an_example(command, capsys):
         main([*command, "--help"])
     assert stop.value.code == 0
     text = capsys.readouterr().out
-    assert "example:\n" in text and " ".join(["nettrim", *command]) in text
+    assert re.search("^examples?:$", text, re.MULTILINE) and " ".join(["nettrim", *command]) in text
+    if command:
+        assert {"--json", "--quiet", "--debug"} <= set(re.findall(r"--[a-z]+", text))
 
 
 def test_example_of_the_help_text_works(tmp_path):
-    lines = cli.SOLVE_EXAMPLE.partition("example:\n")[2].partition("\n\n")[0]
+    lines = EXAMPLE.partition("example:\n")[2].partition("\n\n")[0]
     script = lines.replace("python", f"'{sys.executable}'", 1).replace(
         "nettrim solve", f"'{sys.executable}' -m nettrim_solver solve"
     )

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import nettrim_solver
-from nettrim_solver import Problem, Status, certify, solve
+from nettrim_solver import Problem, Status, certify, refit, solve
 from nettrim_solver.activations import Activation
 from nettrim_solver.budget import solve_for_nnz
 from nettrim_solver.exceptions import ProblemError, SettingsError, UnsupportedError
@@ -252,6 +252,30 @@ def test_strict_bounds_keep_the_trained_weights_feasible(activation):
     assert np.all(low <= original[0]) and np.all(high >= original[1])
 
 
+@pytest.mark.parametrize("bound", ["clipped", "trained"])
+def test_a_refit_in_a_strict_cascade_aims_at_the_original_preactivations(bound):
+    network = mlp()
+    first = network.layer("W0")
+    damaged = network.replace({"W0": (np.where(np.abs(first.W) < 0.2, 0, first.W), first.b)})
+    data = Calibration(X, network)
+    signals = collect(damaged, "W1", data, original=network)
+    choice = LayerSettings(nnz=30, formulation="strict", strict_bound=bound)
+    (task,) = group_tasks(signals, network.activation_after("W1"), choice, True)
+    lower, upper = task.problem.box()
+    target = np.clip(signals.Z, lower, upper)
+    layer = network.layer("W1")
+    if bound == "clipped":
+        np.testing.assert_array_equal(target, signals.Z)
+    assert np.max(np.abs(target - signals.X[0] @ layer.W - layer.b)) > 0.1
+    mask = np.abs(layer.W) > np.median(np.abs(layer.W))
+    found = refit(task.problem, mask, damping=0.0)
+    for j in range(mask.shape[1]):
+        A = np.column_stack([signals.X[0][:, mask[:, j]], np.ones(len(X))])
+        best = np.linalg.lstsq(A, target[:, j])[0]
+        np.testing.assert_allclose(found.W[mask[:, j], j], best[:-1], atol=TOLERANCE["refit"])
+        assert found.b[j] == pytest.approx(best[-1], abs=TOLERANCE["refit"])
+
+
 def test_clipped_bounds_are_never_worse_and_both_runs_end_proved():
     network = mlp()
     norms = {}
@@ -305,7 +329,7 @@ def test_numbers_of_nonzeros_by_layer_are_shared_equally_by_the_groups():
 
 def test_layers_solved_for_a_number_of_nonzeros_equal_solve_for_nnz():
     network = mlp()
-    result = prune_network(network, X, mode="parallel", nnz=20)
+    result = prune_network(network, X, mode="parallel", nnz={"W0": 30, "W1": 20, "W2": 10})
     signals = collect(network, "W1", Calibration(X, network))
     alone = solve_for_nnz(problem_of(signals, network.activation_after("W1")), 20)
     np.testing.assert_array_equal(result.network.layer("W1").W, alone.W)
@@ -606,13 +630,14 @@ def test_nothing_given_is_changed_and_nothing_is_shared():
 
 
 def test_a_plan_says_rows_and_a_memory_that_is_kept():
-    network = mlp(widths=(40, 150, 100, 10))
-    data = samples(2500, 40)
+    network = mlp(widths=(40, 90, 60, 10))
+    data = samples(2100, 40)
     plan = plan_network(network, data, tolerance=0.3, max_rows=2000, skip="W0", n_threads=1)
-    assert [one.rows for one in plan.layers] == [2000] * 3 and plan.layers[0].n_rows == 2500
+    assert [one.rows for one in plan.layers] == [2000] * 3 and plan.layers[0].n_rows == 2100
     assert plan.layers[0].budget == "" and plan.layers[0].seconds == 0
     assert plan.seconds > 0 and plan.rate > 1e8
-    assert "2000 of 2500" in plan.table() and "skipped" in plan.table()
+    assert "2000 of 2100" in plan.table() and "skipped" in plan.table()
+    assert "mostly within a factor of 4" in plan.table() and plan.notes == ()
     # What is compiled, or imported, is no part of the run.
     prune_network(mlp(), X, tolerance=0.3)
     for solver in ("admm", "sparsegpt"):
@@ -627,6 +652,14 @@ def test_a_plan_says_rows_and_a_memory_that_is_kept():
     with pytest.raises(SettingsError, match="plan_network.* takes .*but was given"):
         plan_network(network, data, tolerances=0.3)
     assert plan_network(mlp(), X, tolerance=0.1, solver="cvxpy").seconds is None
+    layers, trials = plan_network(mlp(), X, max_error=0.3).notes
+    # Six points for each of the three paths, and 3^2 + 3 * 3 prunings for the cascade.
+    assert "about 36 layers pruned by alps" in layers and "several times" in trials
+    assert (
+        plan_network(mlp(), X, max_error=0.3, mode="parallel")
+        .notes[0]
+        .startswith("before: about 18 layers")
+    )
 
 
 # Interruptions ----------------------------------------------------------------------------------
@@ -748,9 +781,9 @@ NAN = np.where(np.arange(12) == 3, np.nan, X)
         ({"tolerance": {"W0": 0.1}}, r"every layer needs a budget, but \['W1', 'W2'\] have none"),
         ({"tolerance": -0.1}, "layer 'W0': tolerance must lie in"),
         ({"tolerance": "0.1"}, "tolerance must lie in"),
-        ({"sparsity": 0.5}, r"give one of tolerance, sparsity and nnz"),
+        ({"sparsity": 0.5}, r"give one of tolerance, .*\['tolerance', 'sparsity'\] were given"),
         ({"tolerance": None, "sparsity": 1.0}, "sparsity must lie in"),
-        ({"tolerance": None, "nnz": 64}, "layer 'W1': nnz must be at most 63, all of W"),
+        ({"tolerance": None, "nnz": {"W0": 9, "W1": 64, "W2": 9}}, "layer 'W1': nnz must be at mo"),
         ({"tolerance": None, "nnz": 2.5}, "nnz must be an integer"),
         ({"overrides": {"W7": {}}}, r"'W7' matches none: the layers are \['W0 \(dense\)'"),
         ({"overrides": {"conv2d": {}}}, "'conv2d' matches none"),

@@ -15,11 +15,13 @@ from nettrim_solver.network import (
     Conv2d,
     Dense,
     Flatten,
+    LayerPath,
     Network,
-    paths,
+    layer_path,
+    plot_paths,
+    probing,
     prune_network,
 )
-from nettrim_solver.network.paths import LayerPath, layer_path, plot_paths
 
 from .tolerances import TOLERANCE
 
@@ -133,7 +135,7 @@ def test_samples_without_any_output_have_no_relative_error():
 
 
 def test_a_solver_that_fails_is_named_with_its_layer(monkeypatch):
-    monkeypatch.setattr(paths, "solve_for_nnz", lambda *args, **options: None)
+    monkeypatch.setattr(probing, "solve_for_nnz", lambda *args, **options: None)
     with pytest.raises(SolverError, match="layer 'first' at 24 nonzeros: .* returned a NoneType"):
         layer_path(small(), "first", X, [0.5])
 
@@ -234,7 +236,7 @@ def test_plots_are_files_without_pyplot(tmp_path):
     assert b"<svg" in (tmp_path / "both.svg").read_bytes()
     legend = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
     assert legend == ["first", "second"]
-    code = "import nettrim_solver.network.paths, sys; print('matplotlib' in sys.modules)"
+    code = "import nettrim_solver.network.plots, sys; print('matplotlib' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
 

@@ -371,3 +371,19 @@ def test_repr_says_what_is_asked(layer):
     assert "box" in repr(each) and "per-output epsilon=[1..4]" in repr(each)
     assert "lambda_=2" in repr(Problem(layer.X, layer.Y, lambda_=2, formulation="penalised"))
     assert "epsilon=None" in repr(Problem(layer.X, layer.Y))
+
+
+def test_a_box_may_have_a_linear_target_that_changes_nothing_else(tmp_path):
+    rng = np.random.default_rng(2)
+    X, Z = rng.standard_normal((20, 4)), rng.standard_normal((20, 3))
+    lower, upper = np.where(Z > 0, Z, -np.inf), np.maximum(Z, 0)
+    plain = Problem(X, lower=lower, upper=upper, epsilon=0.5)
+    aimed = Problem(X, lower=lower, upper=upper, epsilon=0.5, Z=Z)
+    for one, other in zip(plain.box(), aimed.box(), strict=True):
+        np.testing.assert_array_equal(one, other)
+    aimed.save(tmp_path / "problem.npz")
+    np.testing.assert_array_equal(Problem.load(tmp_path / "problem.npz").Z, Z)
+    np.testing.assert_array_equal(aimed.select([1]).Z, Z[:, [1]])
+    assert aimed.replace(lower=lower, upper=upper).Z is None
+    with pytest.raises(ProblemError, match=r"Z must have the shape .*\(20, 3\), but has \(20, 2\)"):
+        aimed.replace(Z=Z[:, :2])

@@ -19,14 +19,17 @@ from nettrim_solver.exceptions import SettingsError
 from nettrim_solver.network import (
     Activate,
     Dense,
+    LayerPath,
     LayerReport,
     Network,
     PruningResult,
+    plot_result,
     prune_network,
+    write_report,
 )
 from nettrim_solver.network.charts import MAX_CELLS, LogAxis, cell_counts, histogram, png
-from nettrim_solver.network.paths import LayerPath
-from nettrim_solver.network.report import FIELDS, html_report, plot_result, write_report
+from nettrim_solver.network.report import FIELDS, html_report
+from nettrim_solver.pipeline import Pipeline, Refit, Solve
 
 from .test_modes import convnet, images, mlp, samples
 
@@ -141,8 +144,8 @@ def test_every_number_of_the_result_is_on_the_page(result):
 
 
 def test_every_field_has_a_heading_and_a_meaning():
-    properties = {"zeros", "sparsity"}
-    assert {f.name for f in dataclasses.fields(LayerReport)} | properties == set(FIELDS)
+    names = {f.name for f in dataclasses.fields(LayerReport)} | {"zeros", "sparsity"}
+    assert names - {"stages"} == set(FIELDS)  # Steps have a table of their own.
     assert all(heading and text.endswith(".") for heading, _, text in FIELDS.values())
 
 
@@ -249,9 +252,25 @@ def test_the_axis_holds_all_values(values):
 # Files ------------------------------------------------------------------------------------------
 
 
+def test_the_page_shows_what_was_asked_tried_and_measured_and_every_step():
+    network = mlp(widths=(8, 6, 3))
+    inputs = samples(80, 8)
+    result = prune_network(
+        network, inputs, max_error=0.4, pipeline=Pipeline(Solve("magnitude"), Refit()),
+        skip="W1", allocation="tolerance",
+    )  # fmt: skip
+    page = Page(html_report(result))
+    assert "Networks tried" in page.text and "What zeros cost each layer" in page.text
+    assert {float(trial.value) for trial in result.trials} <= set(page.numbers)
+    first, last = result.layer("W0").stages
+    assert {first.distance, last.distance, first.error, last.error} <= set(page.numbers)
+    assert "Pipeline(magnitude, refit)" in page.text and "['W1']" in page.text
+    assert page.tags.count("polyline") == 4
+
+
 def test_files_are_written_whole_or_not_at_all(result, tmp_path, monkeypatch):
     path = tmp_path / "report.html"
-    result.report(path, title="One")
+    result.write_report(path, title="One")
     assert path.read_text("utf-8") == html_report(result, title="One")
 
     def broken(*_):
@@ -259,7 +278,7 @@ def test_files_are_written_whole_or_not_at_all(result, tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "replace", broken)
     with pytest.raises(OSError, match="no space left"):
-        result.report(path, title="Two")
+        result.write_report(path, title="Two")
     assert "<title>One</title>" in path.read_text("utf-8")
     assert [entry.name for entry in tmp_path.iterdir()] == ["report.html"]
 
@@ -268,7 +287,7 @@ def test_a_missing_folder_is_an_error(result, tmp_path):
     (tmp_path / "file").touch()
     for folder in ("missing", "file"):
         with pytest.raises(OSError, match=folder):
-            result.report(tmp_path / folder / "report.html")
+            result.write_report(tmp_path / folder / "report.html")
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nettrim_solver import Status
+from nettrim_solver import Status, solve
 from nettrim_solver.exceptions import ProblemError
 from nettrim_solver.network import (
     Activate,
@@ -32,6 +32,7 @@ from nettrim_solver.network.bounds import lipschitz
 from nettrim_solver.network.dead import dead_neurons, remove_dead_neurons
 from nettrim_solver.network.measure import measure, relative
 from nettrim_solver.network.result import OUTCOMES
+from nettrim_solver.pipeline import Pipeline, Refit, Solve
 
 from .test_modes import convnet, images, mlp, samples
 from .tolerances import TOLERANCE
@@ -69,6 +70,67 @@ def test_counts_and_masks_are_those_of_the_network(result):
     assert result.layer("W2") is result.layers[2]
     with pytest.raises(ProblemError, match=r"no layer 'w2': it has \['W0', 'W1', 'W2'\]"):
         result.layer("w2")
+
+
+# What was asked, and what every step gave --------------------------------------------------------
+
+
+def mine(problem, nnz, **_):
+    return solve(problem, "magnitude", nnz=nnz)
+
+
+def test_the_settings_are_what_was_asked_as_json():
+    overrides = {"W1": {"settings": {"damping": np.float64(0.5)}, "solver": "sparsegpt"}}
+    result = prune_network(
+        mlp(), X, sparsity=np.float64(0.5), pipeline=mine, skip=iter(["W2"]), overrides=overrides
+    )  # fmt: skip
+    asked = json.loads(json.dumps(result.settings))
+    assert asked == result.settings == result.to_dict()["settings"]
+    assert asked["sparsity"] == 0.5 and asked["skip"] == ["W2"] and asked["mode"] == "cascade"
+    assert asked["pipeline"] == f"{__name__}.mine" and "solver" not in asked
+    assert asked["overrides"]["W1"]["settings"] == {"damping": 0.5}
+    assert "tolerance" not in asked and "X" not in asked and "probe" not in asked
+
+
+@pytest.mark.parametrize("options", [{"mode": "parallel"}, {"formulation": "strict"}])
+def test_every_step_of_a_pipeline_has_its_own_figures(options):
+    """The figures of the last step are the layer's; those before are computed anew."""
+    pipeline = Pipeline(Solve("admm"), Refit())
+    result = prune_network(mlp(), X, sparsity=0.6, pipeline=pipeline, **options)
+    convex = prune_network(mlp(), X, sparsity=0.6, **options)
+    for report in result.layers:
+        first, last = report.stages
+        assert (first.name, last.name) == ("admm", "refit")
+        assert (last.nnz, last.distance) == (report.nnz, report.distance)
+        assert last.error == pytest.approx(report.error, rel=TOLERANCE["reordered"])
+        assert first.gap < 1e-6 and last.gap is None
+        assert first.status is Status.OPTIMAL and last.status is report.status
+    # The first layer gets the same inputs in both runs.
+    first, alone = result.layers[0].stages[0], convex.layers[0]
+    figures = (first.nnz, first.distance, first.error, first.gap)
+    assert figures == (alone.nnz, alone.distance, alone.error, alone.gap)
+    assert convex.layers[0].stages == ()
+    lines = [line.split() for line in result.table().splitlines()]
+    assert sum(line[:2] == ["after", "admm"] for line in lines) == 3
+    record = json.loads(json.dumps(result.layers[1].to_record()))
+    assert LayerReport.from_record(record) == result.layers[1]
+
+
+def test_the_steps_of_a_convolution_are_those_of_its_groups_together():
+    pipeline = Pipeline(Solve("magnitude"), Refit())
+    result = prune_network(
+        convnet(), images(), sparsity=0.5, pipeline=pipeline, mode="parallel", max_rows=None
+    )  # fmt: skip
+    plain = prune_network(
+        convnet(), images(), sparsity=0.5, solver="magnitude", mode="parallel", max_rows=None
+    )  # fmt: skip
+    for one, other in zip(result.layers, plain.layers, strict=True):
+        assert one.stages[0].nnz == other.nnz == one.nnz
+        assert one.stages[0].error == pytest.approx(other.error, rel=TOLERANCE["reordered"])
+        assert one.stages[1].error == pytest.approx(one.error, rel=TOLERANCE["reordered"])
+
+
+# Tables and files --------------------------------------------------------------------------------
 
 
 def test_the_table_has_a_line_per_layer_and_the_held_out_columns_when_there_are_any(result):

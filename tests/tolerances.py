@@ -91,4 +91,16 @@ TOLERANCE = {
     # Errors of two convex answers with as many nonzeros: a range of penalties leaves that count,
     # and a search from another start ends elsewhere in it.
     "same_count": 5e-2,
+    # Weights of linear programs by HiGHS at its feasibility tolerance of 1e-7, times the
+    # conditioning of a few dozen columns.
+    "linear_program": 1e-5,
+    # A mean of four thousand squared distances of relative spread one third.
+    "monte_carlo": 2e-2,
+    # Shares of trials with the planned samples, over some 3000 trials: noise near 1e-2, and a law
+    # of one constant.
+    "planned_share": 5e-2,
+    # Finite differences of linear maps in float64: rounding over a step of 1e-2.
+    "downstream_linear": 1e-10,
+    # Weights by the same program in other units: proved to 1e-6, or least squares on one support.
+    "downstream_units": 1e-5,
 }

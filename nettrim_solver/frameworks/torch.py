@@ -26,20 +26,20 @@ from numpy.typing import NDArray
 
 from ..checks import check_flag
 from ..exceptions import ProblemError
-from ..network import BatchNorm, Network
-from ..network.layers import Layer
+from ..network import Network
 from ..network.operations import Shape
-from .torch_graph import Traced, check_module, evaluating, import_torch, trace
+from .opaque import Opaque
+from .round_trip import changed_arrays, check_agreement, probe_samples
+from .torch_graph import Traced, check_module, evaluating, trace
 from .torch_masks import KeptZeros, keep_zeros
+from .torch_values import import_torch
 
 __all__ = ["KeptZeros", "calibration_batches", "from_torch", "keep_zeros", "to_torch"]
 
-#: Random samples on which a module is compared with its network, and their largest difference
-#: relative to the largest output: the roundings of some dozen layers.
-PROBES, AGREEMENT = 4, {np.dtype(np.float64): 1e-10, np.dtype(np.float32): 1e-4}
 
-
-def from_torch(module: Any, input_shape: Iterable[int] | None = None) -> Network:
+def from_torch(
+    module: Any, input_shape: Iterable[int] | None = None, *, opaque: Iterable[str] = ()
+) -> Network:
     """Return the network that a module computes in evaluation.
 
     Parameters
@@ -50,6 +50,11 @@ def from_torch(module: Any, input_shape: Iterable[int] | None = None) -> Network
     input_shape : tuple of int, optional
         The shape of one sample, without the samples: (3, 32, 32). Only a linear module at the
         beginning makes it known.
+    opaque : iterable of str
+        Parts that PyTorch itself is to compute, each as one operation of the network that takes one
+        tensor and gives one: those that cannot be traced or are not supported. **Nothing inside
+        them is pruned.** Names of submodules, patterns of such (``"blocks.*.norm"``), or names of
+        their classes (``"LayerNorm"``).
 
     Returns
     -------
@@ -61,7 +66,7 @@ def from_torch(module: Any, input_shape: Iterable[int] | None = None) -> Network
     ------
     UnsupportedError
         If the module cannot be traced, or does what a network cannot; the message names the part
-        and says what is supported.
+        that `opaque` would have to name, and says what is supported.
     ProblemError
         If shapes do not fit, weights are half precision or not finite, or the module computes
         something else on random samples, as with hooks that change outputs.
@@ -72,13 +77,13 @@ def from_torch(module: Any, input_shape: Iterable[int] | None = None) -> Network
     -----
     Half precision is refused: prune ``module.float()``, and convert what :func:`to_torch` returns.
     """
-    network = trace(module, input_shape).network
+    network = trace(module, input_shape, opaque).network
     _check_outputs(module, network, network.input_shape)
     return network
 
 
 def to_torch(module: Any, network: Network, *, inplace: bool = False) -> Any:
-    r"""Return a module with the weights of a pruned network.
+    """Return a module with the weights of a pruned network.
 
     Parameters
     ----------
@@ -102,22 +107,15 @@ def to_torch(module: Any, network: Network, *, inplace: bool = False) -> Any:
 
     Notes
     -----
-    A batch normalisation ``s x + t`` that was folded into the layer before it is taken out of the
-    weights again: with the folded W and b,
-
-    ::
-
-        W / s        goes to the layer,
-        b - t        to the shift of the normalisation, relative to the layer's own intercept,
-
-    which keeps the zeros, and keeps its running statistics meaningful for further training. Without
-    a shift (``affine=False``) the rest goes to the running mean. Where s is zero, so is W.
+    A batch normalisation that was folded into the layer before it is taken out of the weights
+    again, which keeps their zeros: see :func:`.changed_arrays`.
     """
     check_module(module)
     check_flag("inplace", inplace)
     target = module if inplace else copy.deepcopy(module)
-    traced = trace(target, network.input_shape)
-    changes = _changes(traced, network)
+    opaque = [op.function.path for op in network.operations if isinstance(op, Opaque)]
+    traced = trace(target, network.input_shape, opaque)
+    changes = _new_values(traced, network)
     old = [(tensor, tensor.detach().clone()) for tensor, _ in changes]
     try:
         _write(changes)
@@ -171,96 +169,35 @@ class _Batches:
 
 # Writing -----------------------------------------------------------------------------------------
 
-#: A tensor of a module and its new values.
-Change = tuple[Any, Any]
+#: Names of a module's tensors, by the fields of operations.
+TENSORS = {
+    "W": "weight", "b": "bias",
+    "scale": "weight", "shift": "bias", "mean": "running_mean", "variance": "running_var",
+}  # fmt: skip
 
 
-def _changes(traced: Traced, network: Network) -> list[Change]:
-    """Return what of a module is to be written, or raise if the network is another one."""
-    expected = {layer.name: layer.W.shape for layer in traced.network.layers}
-    found = {layer.name: layer.W.shape for layer in network.layers}
-    if expected != found:
-        differing = sorted({*expected.items()} ^ {*found.items()})
-        raise ProblemError(
-            f"network must have the layers of the module, but they differ in {differing}; smaller "
-            "arrays, without dead neurons, need a smaller module"
-        )
-    kept = {op.name for op in network.operations}
-    changes: list[Change] = []
-    for trained in traced.network.layers:
-        part, layer = traced.modules[trained.name], network.layer(trained.name)
-        norm = _folded_norm(traced.network, trained, kept)
-        if norm is None:
-            changes += _layer_changes(part, layer, trained)
-        else:
-            changes += _unfolded(part, traced.modules[norm.name], layer, trained, norm)
-    for op in traced.network.operations:
-        if isinstance(op, BatchNorm) and op.name in kept:
-            changes += _norm_changes(traced.modules[op.name], network[op.name], op)
-    return changes
+def _new_values(traced: Traced, network: Network) -> list[tuple[Any, Any]]:
+    """Return the tensors that are to be written, each with its new values."""
 
+    def tensor(name: str, field: str) -> Any:
+        return getattr(traced.modules[name], TENSORS[field])
 
-def _folded_norm(network: Network, layer: Layer, kept: set[str]) -> BatchNorm | None:
-    """Return the normalisation behind a layer that is part of its weights in the other network."""
-    users = network.consumers(layer.name)
-    if len(users) == 1 and isinstance(users[0], BatchNorm) and users[0].name not in kept:
-        return users[0]
-    return None
+    def holds(name: str, field: str) -> bool:
+        return tensor(name, field) is not None
 
-
-def _layer_changes(part: Any, layer: Layer, trained: Layer) -> list[Change]:
-    """Return the new weights and intercept of a linear module or convolution."""
-    if part.bias is None and layer.b is not None and np.any(layer.b):
-        raise ProblemError(
-            f"{layer.label} has an intercept, but the module {trained.name!r} has none to hold it"
-        )
-    changes = [(part.weight, _weight(part, layer.W))]
-    if part.bias is not None:
-        b = np.zeros(layer.n_outputs) if layer.b is None else layer.b
-        changes.append((part.bias, b))
-    return changes
-
-
-def _unfolded(
-    part: Any, norm_part: Any, layer: Layer, trained: Layer, norm: BatchNorm
-) -> list[Change]:
-    """Return the new weights of a layer, and the new shift of the normalisation behind it."""
-    s, t = norm.factors()
-    b = np.zeros_like(t) if layer.b is None else layer.b.astype(np.float64)
-    divisor = np.where(s == 0, 1.0, s)
-    matrices = [
-        np.where(s[layer.columns(group)] == 0, 0.0, matrix / divisor[layer.columns(group)])
-        for group, matrix in enumerate(layer.matrices())
-    ]
-    W = layer.from_matrices(matrices)
-    changes = [(part.weight, _weight(part, W))]
-    own = 0.0 if trained.b is None else trained.b.astype(np.float64)
-    if norm_part.bias is not None:
-        # s (W' x + own) + t' = s W' x + b
-        changes.append((norm_part.bias, norm.shift + (b - t - s * own)))
-    else:
-        changes.append((norm_part.running_mean, norm.mean - (b - t - s * own) / divisor))
-    return changes
-
-
-def _norm_changes(part: Any, norm: Any, trained: BatchNorm) -> list[Change]:
-    """Return the parameters of a normalisation that differ from the trained ones."""
-    pairs = {"weight": "scale", "bias": "shift", "running_mean": "mean", "running_var": "variance"}
+    changes = changed_arrays("module", traced.network, network, holds)
     return [
-        (getattr(part, name), getattr(norm, field))
-        for name, field in pairs.items()
-        if isinstance(norm, BatchNorm)
-        and getattr(part, name) is not None
-        and not np.array_equal(getattr(norm, field), getattr(trained, field))
+        (tensor(name, field), _in_order(tensor(name, field), values))
+        for name, field, values in changes
     ]
 
 
-def _weight(part: Any, W: NDArray[Any]) -> NDArray[Any]:
-    """Return weights in the order and shape of the module."""
-    return (W.T if W.ndim == 2 else W).reshape(tuple(part.weight.shape))
+def _in_order(tensor: Any, values: NDArray[Any]) -> NDArray[Any]:
+    """Return values in the order and shape of a tensor."""
+    return (values.T if values.ndim == 2 else values).reshape(tuple(tensor.shape))
 
 
-def _write(changes: list[Change]) -> None:
+def _write(changes: list[tuple[Any, Any]]) -> None:
     """Copy values into tensors, which keep dtype, device and identity."""
     torch = import_torch()
     with torch.no_grad():
@@ -272,9 +209,8 @@ def _write(changes: list[Change]) -> None:
 def _check_outputs(module: Any, network: Network, shape: Shape | None) -> None:
     """Raise unless the module computes what the network does, on random inputs."""
     torch = import_torch()
-    dtype = network.dtype
     assert shape is not None
-    X = np.random.default_rng(0).standard_normal((PROBES, *shape)).astype(dtype)
+    X = probe_samples(network, shape)
     tensors = [*module.parameters(), *module.buffers()]
     with contextlib.ExitStack() as stack:
         # Graphics cards may multiply with fewer digits than their dtype has.
@@ -286,18 +222,6 @@ def _check_outputs(module: Any, network: Network, shape: Shape | None) -> None:
             outputs = module(torch.from_numpy(X)).numpy()
         except (RuntimeError, ValueError, TypeError) as error:
             raise ProblemError(
-                f"module must take samples of shape {shape} in {dtype}, but says: {error}"
+                f"module must take samples of shape {X.shape[1:]} in {X.dtype}, but says: {error}"
             ) from None
-    expected = network(X)
-    if outputs.shape != expected.shape:
-        raise ProblemError(
-            f"module must give outputs of shape {expected.shape}, but gave {outputs.shape}"
-        )
-    difference = float(np.max(np.abs(outputs - expected)))
-    scale = float(np.max(np.abs(expected)))
-    if not difference <= AGREEMENT[dtype] * scale:
-        raise ProblemError(
-            f"module must compute what the network does, but on random inputs the outputs differ "
-            f"by {difference:.3g} of {scale:.3g}: the network is another one's, or a hook of the "
-            "module changes what it computes"
-        )
+    check_agreement("module", outputs, network, X)

@@ -3,30 +3,39 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import operator
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import numpy as np
-
-from ..exceptions import MissingDependencyError, ProblemError, UnsupportedError
+from ..exceptions import ProblemError, UnsupportedError
 from ..network import Add, Affine, GlobalAveragePool, Network, Operation, Transpose
-from ..network.graph import INPUT
 from ..network.operations import Shape
+from ..network.wiring import INPUT
+from .opaque import first_line, opaque_names
+from .torch_opaque import opaque_operation
 from .torch_operations import (
     MODULES,
     READERS,
     WEIGHTED,
     Form,
     Reader,
-    array,
     bound,
     reshaped,
     sample_axis,
     with_axis,
+)
+from .torch_values import (
+    SHAPING,
+    Signal,
+    checked_shape,
+    computed,
+    constant,
+    import_torch,
+    new_shape,
+    sample_constant,
+    supported,
 )
 
 #: Functions with one or two signals, by all their names.
@@ -35,34 +44,6 @@ ARITHMETIC = {
     "truediv": "/", "itruediv": "/", "div": "/", "neg": "neg",
 }  # fmt: skip
 UNCHANGED = ("contiguous", "clone", "_assert")
-SHAPING = ("view", "reshape", "permute", "transpose", "squeeze", "unsqueeze", "mean")
-
-
-class _Batch:
-    """The number of samples, which a network does not know."""
-
-    def __repr__(self) -> str:
-        return "n_samples"
-
-
-BATCH = _Batch()
-
-
-@dataclass(frozen=True)
-class Signal:
-    """What an operation gives: its name, and the shape of one sample.
-
-    A 1-d signal may be an image of height 1, `flat`: PyTorch's shape then lacks that axis.
-    """
-
-    name: str
-    shape: Shape
-    flat: bool = False
-
-    @property
-    def sizes(self) -> Shape:
-        """The shape of one sample in PyTorch."""
-        return (self.shape[0], *self.shape[2:]) if self.flat else self.shape
 
 
 @dataclass(frozen=True)
@@ -71,17 +52,6 @@ class Traced:
 
     network: Network
     modules: dict[str, Any]
-
-
-def import_torch() -> Any:
-    """Return the package torch, or raise MissingDependencyError."""
-    try:
-        import torch
-    except ImportError as error:
-        raise MissingDependencyError(
-            f"torch is not installed ({error}): python -m pip install 'nettrim-solver[torch]'"
-        ) from None
-    return torch
 
 
 def check_module(module: Any) -> None:
@@ -118,7 +88,7 @@ def is_known(module: Any) -> bool:
     return kind_of(module) in MODULES or kind_of(module) in WEIGHTED
 
 
-def trace(module: Any, input_shape: Any = None) -> Traced:
+def trace(module: Any, input_shape: Any = None, opaque: Iterable[str] = ()) -> Traced:
     """Return a module's forward as a network.
 
     Raises
@@ -127,26 +97,47 @@ def trace(module: Any, input_shape: Any = None) -> Traced:
         See :func:`.from_torch`.
     """
     check_module(module)
-    torch = import_torch()
-
-    class Tracer(torch.fx.Tracer):  # type: ignore[misc, name-defined]
-        def is_leaf_module(self, inner: Any, name: str) -> bool:
-            return is_known(inner) or super().is_leaf_module(inner, name)
-
     root = module
     if is_known(module):
         # Tracing looks into the outermost module.
-        root = torch.nn.Sequential(OrderedDict([(kind_of(module).lower(), module)]))
+        root = import_torch().nn.Sequential(OrderedDict([(kind_of(module).lower(), module)]))
+    parts = dict(root.named_modules())
+    del parts[""]
+    left = opaque_names(opaque, parts)
     with evaluating(module):
-        try:
-            graph = Tracer().trace(root)
-        except Exception as error:
-            # Whatever the module's own code raises when it meets a symbol instead of a tensor.
-            raise UnsupportedError(
-                f"module {type(module).__name__} must have a forward that torch.fx can trace, "
-                f"without decisions on the data; it says: {_first_line(error)}"
-            ) from None
-        return _Reading(root).read(graph, input_shape)
+        return _Reading(root, left).read(_graph(root, left), input_shape)
+
+
+def _graph(root: Any, opaque: frozenset[str]) -> Any:
+    """Return what torch.fx sees of a module's forward."""
+    torch = import_torch()
+    blamed: list[str] = []
+
+    class Tracer(torch.fx.Tracer):  # type: ignore[misc, name-defined]
+        def is_leaf_module(self, inner: Any, name: str) -> bool:
+            return name in opaque or is_known(inner) or super().is_leaf_module(inner, name)
+
+        def call_module(self, m: Any, forward: Any, args: Any, kwargs: Any) -> Any:
+            try:
+                return super().call_module(m, forward, args, kwargs)
+            except Exception:
+                blamed.append(self.path_of_module(m))
+                raise
+
+    try:
+        return Tracer().trace(root)
+    except Exception as error:
+        # Whatever the module's own code raises when it meets a symbol instead of a tensor.
+        where = f" (in {blamed[0]!r})" if blamed else ""
+        raise UnsupportedError(
+            f"module {type(root).__name__} must have a forward that torch.fx can trace, without "
+            f"decisions on the data; it says{where}: {first_line(error)}{_remedy(*blamed[:1])}"
+        ) from None
+
+
+def _remedy(name: str = "") -> str:
+    """Return what can be done about a part."""
+    return f"; opaque=[{name!r}] leaves that part to PyTorch, not pruned" if name else ""
 
 
 @dataclass
@@ -154,6 +145,7 @@ class _Reading:
     """The state while a graph is read."""
 
     root: Any
+    opaque: frozenset[str] = frozenset()
     operations: list[Operation] = field(default_factory=list)
     modules: dict[str, Any] = field(default_factory=dict)
     known: dict[Any, Any] = field(default_factory=dict)
@@ -172,7 +164,7 @@ class _Reading:
             )
         if input_shape is None:
             input_shape = self._first_linear(places[0])
-        shape = _checked(input_shape)
+        shape = checked_shape(input_shape)
         self.known.update({node: None for node in unused})
         self.known[places[0]] = Signal(INPUT, shape)
         # Names of modules come before those that torch.fx makes up.
@@ -218,26 +210,29 @@ class _Reading:
 
     def _read_node(self, node: Any) -> Any:
         """Return the value of a node: a signal, or what shapes and constants are made of."""
-        where = f"function {node.name!r}"
+        where, part = f"function {node.name!r}", ""
         if node.op == "call_module":
-            where = f"module {node.target!r} ({type(self._part(node)).__name__})"
+            part = str(node.target)
+            where = f"module {part!r} ({type(self._part(node)).__name__})"
         elif node.meta.get("nn_module_stack"):
-            where += f" in module {next(reversed(node.meta['nn_module_stack']))!r}"
+            part = str(next(reversed(node.meta["nn_module_stack"])))
+            where += f" in module {part!r}"
+        remedy = "" if part in self.opaque else _remedy(part)
         try:
             if node.op == "get_attr":
-                return _constant(operator.attrgetter(node.target)(self.root))
+                return constant(operator.attrgetter(node.target)(self.root))
             args = import_torch().fx.map_arg(node.args, self.known.__getitem__)
             kwargs = import_torch().fx.map_arg(node.kwargs, self.known.__getitem__)
             if node.op == "call_module":
                 return self._call_module(node, args[0] if args else kwargs["input"])
             return self._call(node, list(args), dict(kwargs))
         except UnsupportedError as error:
-            raise UnsupportedError(f"{where}: {error}") from None
+            raise UnsupportedError(f"{where}: {error}{remedy}") from None
         except ProblemError as error:
             raise ProblemError(f"{where}: {error}") from None
         except (TypeError, ValueError, LookupError, AttributeError) as error:
             raise UnsupportedError(
-                f"{where}: its arguments are not understood ({_first_line(error)})"
+                f"{where}: its arguments are not understood ({first_line(error)}){remedy}"
             ) from None
 
     def _part(self, node: Any) -> Any:
@@ -246,6 +241,8 @@ class _Reading:
     def _call_module(self, node: Any, signal: Any) -> Signal:
         part, kind = self._part(node), kind_of(self._part(node))
         name = str(node.target)
+        if name in self.opaque:
+            return self._opaque(node, part, name, signal)
         if getattr(part, "parametrizations", None) or any(
             f"{tensor}_orig" in part._parameters for tensor in ("weight", "bias")
         ):
@@ -254,23 +251,38 @@ class _Reading:
                 "torch.nn.utils.parametrize.remove_parametrizations first"
             )
         if not is_known(part):
-            raise UnsupportedError(f"it is not supported; supported are {_names()}")
+            raise UnsupportedError(f"it is not supported; supported are {supported()}")
         if kind not in WEIGHTED:
             reader = READERS[MODULES[kind]]
             values = {
                 key: getattr(part, key, default) for key, default in reader.parameters.items()
             }
             return self._apply(reader, signal, values, name)
-        tensors = {id(tensor) for tensor in part._parameters.values() if tensor is not None}
-        tensors.add(id(part))
-        if tensors & self.seen:
-            raise UnsupportedError("its weights must be used once, but are shared")
-        self.seen |= tensors
+        self._once([part, *(one for one in part._parameters.values() if one is not None)])
         build, form = WEIGHTED[kind]
         signal = self._formed(signal, form)
         found = self._append(build(part), name, signal)
         self.modules[found.name] = part
         return found
+
+    def _opaque(self, node: Any, part: Any, name: str, signal: Any) -> Signal:
+        """Return what a part makes of a signal that PyTorch itself is to compute."""
+        if len(node.args) + len(node.kwargs) != 1 or not isinstance(signal, Signal):
+            raise UnsupportedError("a part that is left to PyTorch must take one tensor")
+        self._once(part.parameters())
+        plain = self._plain(signal)
+        floating = [one.dtype for one in self.root.parameters() if one.is_floating_point()]
+        double = import_torch().float64 in floating
+        return self._append(
+            opaque_operation(name, part, plain.shape, "d" if double else "f"), name, plain
+        )
+
+    def _once(self, tensors: Iterable[Any]) -> None:
+        """Raise if weights were used before."""
+        found = {id(tensor) for tensor in tensors}
+        if found & self.seen:
+            raise UnsupportedError("its weights must be used once, but are shared")
+        self.seen |= found
 
     def _call(self, node: Any, args: list[Any], kwargs: dict[str, Any]) -> Any:
         """Return the value of a function or method."""
@@ -286,7 +298,7 @@ class _Reading:
             args.insert(0, kwargs.pop("input"))
         signals = [value for value in args if isinstance(value, Signal)]
         if not signals or plain in ("getattr", "size", "dim", "getitem"):
-            return _sizes(target, plain, args, kwargs)
+            return computed(target, plain, args, kwargs)
         if plain in ARITHMETIC:
             found = self._arithmetic(node, ARITHMETIC[plain], args, kwargs)
         elif plain in SHAPING:
@@ -296,7 +308,7 @@ class _Reading:
             values = bound(reader.parameters, args[1:], kwargs)
             return self._apply(reader, args[0], values, node.name, name != plain)
         else:
-            raise UnsupportedError(f"{name} is not supported; supported are {_names()}")
+            raise UnsupportedError(f"{name} is not supported; supported are {supported()}")
         return self._in_place(args[0], found) if name != plain else found
 
     def _apply(
@@ -372,7 +384,7 @@ class _Reading:
             return self._append(Add(), node.name, a, b)
         first = isinstance(a, Signal)
         signal = self._plain(a if first else b)
-        c = _sample_constant(b if first else a, signal.shape)
+        c = sample_constant(b if first else a, signal.shape)
         if sign == "/" and not first:
             raise UnsupportedError("a constant cannot be divided by a signal")
         if sign == "*":
@@ -394,7 +406,7 @@ class _Reading:
         numbers = list(args[0]) if args and isinstance(args[0], (tuple, list)) else list(args)
         if name in ("view", "reshape"):
             numbers = numbers or list(kwargs.get("size", kwargs.get("shape", ())))
-            op = reshaped(shape, _new_shape(numbers, shape))
+            op = reshaped(shape, new_shape(numbers, shape))
         elif name == "permute":
             numbers = numbers or list(kwargs["dims"])
             if numbers[0] != 0:
@@ -418,89 +430,3 @@ class _Reading:
         if len(signal.shape) != 3 or axes != {1, 2}:
             raise UnsupportedError("means are supported over height and width of images alone")
         return self._append(GlobalAveragePool(bool(values["keepdim"])), node.name, signal)
-
-
-# Values ------------------------------------------------------------------------------------------
-
-
-def _sizes(target: Any, name: str, args: list[Any], kwargs: Mapping[str, Any]) -> Any:
-    """Return what is computed from shapes and numbers alone."""
-    first = args[0] if args else None
-    if isinstance(first, Signal):
-        full = (BATCH, *first.sizes)
-        if name == "getattr" and args[1] in ("shape", "ndim"):
-            return full if args[1] == "shape" else len(full)
-        if name == "size":
-            dim = args[1] if len(args) > 1 else kwargs.get("dim")
-            return full if dim is None else full[dim]
-        if name == "dim":
-            return len(full)
-        raise UnsupportedError(f"{name} of a signal is not supported ({args[1:]})")
-    if any(value is BATCH for value in args):
-        raise UnsupportedError("samples must not be mixed: their number is computed with")
-    if callable(target) and not _holds_signal(args):
-        return target(*args, **kwargs)
-    raise UnsupportedError(f"{name} is not supported; supported are {_names()}")
-
-
-def _holds_signal(args: list[Any]) -> bool:
-    return any(
-        isinstance(value, Signal)
-        for arg in args
-        for value in (arg if isinstance(arg, (tuple, list)) else [arg])
-    )
-
-
-def _constant(value: Any) -> Any:
-    """Return a tensor of the module as an array."""
-    if isinstance(value, import_torch().Tensor):
-        # Numbers of any dtype may scale a signal; half precision is no weight here.
-        return array(value if value.dtype.is_floating_point else value.double())
-    return value
-
-
-def _sample_constant(value: Any, shape: Shape) -> Any:
-    """Return a constant without the axis of the samples."""
-    c = np.asarray(value, dtype=None if isinstance(value, np.ndarray) else np.float64)
-    if c.ndim == len(shape) + 1:
-        if c.shape[0] != 1:
-            raise UnsupportedError(f"constants must be the same for all samples, but are {c.shape}")
-        c = c[0]
-    return c
-
-
-def _new_shape(numbers: list[Any], shape: Shape) -> tuple[int, ...]:
-    """Return the shape of one sample that a view gives; the samples must stay apart."""
-    size = math.prod(shape)
-    first, *new = numbers
-    if BATCH in new or not all(isinstance(n, int) for n in new):
-        raise UnsupportedError(f"samples must stay the first axis, but the shape is {numbers}")
-    if first is not BATCH and (first != -1 or -1 in new or math.prod(new) != size):
-        raise UnsupportedError(
-            f"samples of {size} entries must be kept apart, but the shape is {numbers}"
-        )
-    return tuple(new) if new != [size] else (-1,)
-
-
-def _checked(input_shape: Any) -> Shape:
-    try:
-        shape = tuple(operator.index(n) for n in input_shape)
-    except TypeError:
-        shape = ()
-    if not shape or min(shape) < 1:
-        raise ProblemError(
-            f"input_shape must hold the sizes of one sample, without the samples, but was "
-            f"{input_shape!r}"
-        )
-    return shape
-
-
-def _names() -> str:
-    """Return all that is supported, for messages."""
-    modules = ", ".join(sorted([*WEIGHTED, *MODULES], key=str.lower))
-    functions = ", ".join(sorted([*READERS, *SHAPING, "add", "sub", "mul", "div"]))
-    return f"the modules {modules}; and the functions {functions}"
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

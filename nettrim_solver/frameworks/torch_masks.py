@@ -7,7 +7,8 @@ from types import TracebackType
 from typing import Any, Self
 
 from ..exceptions import ProblemError
-from .torch_graph import check_module, import_torch
+from .torch_graph import check_module
+from .torch_values import import_torch
 
 
 class KeptZeros:

@@ -10,12 +10,9 @@ from .choices import LayerSettings
 from .dead import DeadNeurons
 from .graph import Network
 from .layers import Conv2d, Dense, Layer
-from .modes import LayerProgress, plan_network, prune_network
 from .operations import (
     Activate,
     Add,
-    Affine,
-    BatchNorm,
     Dropout,
     Flatten,
     Operation,
@@ -23,11 +20,18 @@ from .operations import (
     Softmax,
     Transpose,
 )
-from .paths import LayerPath, layer_path, plot_paths
+from .paths import LayerPath
 from .planning import LayerPlan, PruningPlan
+from .plots import plot_paths, plot_result
 from .pooling import AveragePool2d, GlobalAveragePool, MaxPool2d
-from .result import LayerReport, PruningResult
-from .search import BudgetResult, SearchProgress, Trial, prune_network_to
+from .probing import layer_path
+from .progress import LayerProgress
+from .prune import plan_network, prune_network
+from .report import write_report
+from .result import LayerReport, PruningResult, Trial
+from .scaling import Affine, BatchNorm
+from .sparse_network import LayerChoice, SparseNetwork
+from .tasks import Stage
 from .windows import Window, same_padding
 
 __all__ = [
@@ -36,7 +40,6 @@ __all__ = [
     "Affine",
     "AveragePool2d",
     "BatchNorm",
-    "BudgetResult",
     "Calibration",
     "Conv2d",
     "DeadNeurons",
@@ -45,6 +48,7 @@ __all__ = [
     "Flatten",
     "GlobalAveragePool",
     "Layer",
+    "LayerChoice",
     "LayerPath",
     "LayerPlan",
     "LayerProgress",
@@ -57,8 +61,9 @@ __all__ = [
     "PruningPlan",
     "PruningResult",
     "Reshape",
-    "SearchProgress",
     "Softmax",
+    "SparseNetwork",
+    "Stage",
     "Transpose",
     "Trial",
     "Window",
@@ -70,7 +75,8 @@ __all__ = [
     "measure_paths",
     "plan_network",
     "plot_paths",
+    "plot_result",
     "prune_network",
-    "prune_network_to",
     "same_padding",
+    "write_report",
 ]

@@ -32,11 +32,12 @@ import numpy as np
 from ..checks import check_choice, check_flag, check_integer, check_number
 from ..exceptions import SettingsError
 from ..threads import limit_threads
-from .calibration import Calibration
+from .calibration import Calibration, as_calibration
+from .choices import MAX_ROWS, Options
 from .graph import Network
-from .layers import Layer
-from .modes import MAX_ROWS, MODES, as_calibration
-from .paths import LayerPath, Prober
+from .paths import LayerPath
+from .probing import Prober
+from .spreading import least_nnz, spread_by_output, spread_by_tolerance, spread_evenly
 
 METHODS = ("output_error", "tolerance", "uniform")
 
@@ -50,9 +51,6 @@ MOST_LAYERS = 10
 
 #: Every so many samples are held out when none are given, and how many there must be for that.
 EVERY, ENOUGH = 5, 50
-
-#: Halvings of the common tolerance.
-HALVINGS = 60
 
 Tell = Callable[[str], object]
 
@@ -71,6 +69,7 @@ def allocate(
     X_heldout: Any = None,
     solver: str = "alps",
     settings: Mapping[str, Any] | None = None,
+    output_weights: Literal["equal", "downstream"] = "equal",
     max_rows: int | None = MAX_ROWS,
     seed: int = 0,
     n_threads: int | None = None,
@@ -83,7 +82,7 @@ def allocate(
     X : array_like, iterable or Calibration
         Calibration data. Without it only ``"uniform"``, or paths that are given, can be used.
     nnz, sparsity : int, float
-        Nonzero weights, or fraction of zeros, of the whole network; one of the two.
+        Nonzero weights, or fraction of zeros, of the layers together; one of the two.
     method : {"output_error", "tolerance", "uniform"}
     mode : {"cascade", "parallel"}
         How the network is going to be pruned.
@@ -91,23 +90,25 @@ def allocate(
         Of every layer, from :func:`measure_paths`; measured when omitted.
     weigh : bool, optional
         Whether to look at the cascade as well (``"output_error"``); by default for a cascade of at
-        most 10 layers.
+        most 10 layers. Without, every layer's error counts as if it reached the output in full.
     skip : str or iterable of str, optional
-        Names, patterns and kinds of layers that stay as they are. Their weights count.
+        Names, patterns and kinds of layers that stay as they are. Their weights do not count.
     X_heldout : array_like, iterable or Calibration, optional
         Other samples, to measure errors on. When omitted every fifth of the calibration samples is
         held out, as long as there are 50 of them.
     solver, settings
         What the layers are pruned with; it need not be what the network is going to be pruned with.
+    output_weights : {"equal", "downstream"}
+        As in :func:`.prune_network`.
     max_rows, seed, n_threads
         As in :func:`layer_path`.
 
     Returns
     -------
     dict of str to int
-        Nonzero weights of every layer that is not skipped, for ``prune_network(..., nnz=)``. With
-        those of the skipped ones they add up to `nnz` exactly. Except by ``"uniform"`` each layer
-        keeps at least as many as it has outputs with nonzero weights.
+        Nonzero weights of every layer that is not skipped, for ``prune_network(..., nnz=)``. They
+        add up to `nnz` exactly. Except by ``"uniform"`` each layer keeps at least as many as it has
+        outputs with nonzero weights.
 
     Raises
     ------
@@ -135,13 +136,20 @@ def allocate(
     >>> allocate(network, sparsity=0.75, method="uniform")
     {'hidden': 60, 'scores': 9}
     """
-    allocator = Allocator(
-        network, X, method=method, mode=mode, paths=paths, weigh=weigh, skip=skip,
-        X_heldout=X_heldout, solver=solver, settings=settings, max_rows=max_rows, seed=seed,
+    options = Options(
+        mode=mode,
+        solver=solver,
+        settings=settings,
+        output_weights=output_weights,
+        skip=skip,
+        max_rows=max_rows,
+        seed=seed,
         n_threads=n_threads,
-    )  # fmt: skip
+    )
+    allocator = Allocator(
+        network, X, options, method=method, paths=paths, weigh=weigh, X_heldout=X_heldout
+    )
     total = allocator.total(nnz, sparsity)
-    allocator.check(total)
     with limit_threads(n_threads):
         allocator.prepare()
         if allocator.weighs:
@@ -157,6 +165,7 @@ def measure_paths(
     X_heldout: Any = None,
     solver: str = "alps",
     settings: Mapping[str, Any] | None = None,
+    output_weights: Literal["equal", "downstream"] = "equal",
     max_rows: int | None = MAX_ROWS,
     seed: int = 0,
     n_threads: int | None = None,
@@ -165,10 +174,16 @@ def measure_paths(
 
     Held-out samples are split off as there.
     """
-    allocator = Allocator(
-        network, X, method="output_error", skip=skip, X_heldout=X_heldout, solver=solver,
-        settings=settings, max_rows=max_rows, seed=seed, n_threads=n_threads,
-    )  # fmt: skip
+    options = Options(
+        solver=solver,
+        settings=settings,
+        output_weights=output_weights,
+        skip=skip,
+        max_rows=max_rows,
+        seed=seed,
+        n_threads=n_threads,
+    )
+    allocator = Allocator(network, X, options, method="output_error", X_heldout=X_heldout)
     with limit_threads(n_threads):
         allocator.prepare()
     return dict(allocator.paths)
@@ -181,12 +196,12 @@ class Allocator:
     ----------
     network : Network
     X : array_like, iterable or Calibration, optional
-    method, mode, paths, weigh, n_threads
+    options : Options
+        How layers are pruned to measure them; those with budgets of their own are left out.
+    method, paths, weigh
         As in :func:`allocate`.
     tell : callable, optional
         Called with the name of a layer before each piece of work; may raise to end it.
-    **probe
-        Arguments of :class:`.Prober`.
 
     Attributes
     ----------
@@ -194,75 +209,60 @@ class Allocator:
         Empty before :meth:`prepare`.
     weights : dict of str to float
         All 1 before :meth:`weigh`.
+    least, most : int
+        The smallest and the largest total there is.
     """
 
     def __init__(
         self,
         network: Network,
-        X: Any = None,
+        X: Any,
+        options: Options,
         *,
         method: str,
-        mode: str = "cascade",
         paths: Mapping[str, LayerPath] | None = None,
         weigh: bool | None = None,
         X_heldout: Any = None,
-        n_threads: int | None = None,
         tell: Tell | None = None,
-        **probe: Any,
     ) -> None:
         check_choice("method", method, METHODS)
-        check_choice("mode", mode, MODES)
         if weigh is not None:
             check_flag("weigh", weigh)
-        self.method, self.n_threads, self.tell = method, n_threads, tell
-        self.prober = _prober(network, X, X_heldout, probe)
-        self.layers = {name: self.prober.original.layer(name) for name in self.prober.names}
+        self.method, self.n_threads, self.tell = method, options.n_threads, tell
+        self.prober = _prober(network, X, X_heldout, options)
+        self.layers = self.prober.layers
         self.paths = self._checked(paths)
         self.weights = dict.fromkeys(self.layers, 1.0)
         few = len(self.layers) <= MOST_LAYERS
-        wanted = (mode == "cascade" and few and X is not None) if weigh is None else weigh
+        wanted = (options.cascade and few and X is not None) if weigh is None else weigh
         self.weighs = bool(wanted) and method == "output_error" and len(self.layers) > 1
         if X is None and (self.weighs or (method != "uniform" and not self.paths)):
             raise SettingsError(f"method={method!r} needs calibration data, but X was None")
+        floors = 0 if method == "uniform" else sum(map(least_nnz, self.layers.values()))
+        self.least, self.most = floors, sum(layer.W.size for layer in self.layers.values())
 
-    @property
-    def kept(self) -> int:
-        """Nonzero weights of the layers that are skipped."""
-        return self.prober.original.nnz - sum(layer.nnz for layer in self.layers.values())
-
-    @property
-    def least(self) -> int:
-        """The smallest total there is."""
-        if self.method == "uniform":
-            return self.kept
-        return self.kept + sum(map(least_nnz, self.layers.values()))
-
-    @property
-    def most(self) -> int:
-        """The largest total there is."""
-        return self.kept + sum(layer.W.size for layer in self.layers.values())
-
-    def total(self, nnz: Any, sparsity: Any) -> int:
-        """Return the number of nonzeros that the network is to have."""
+    def total(self, nnz: Any = None, sparsity: Any = None) -> int:
+        """Return the number of nonzeros that the layers are to have together, or raise."""
         if (nnz is None) == (sparsity is None):
             raise SettingsError(f"give one of nnz and sparsity, but got {nnz!r} and {sparsity!r}")
         if nnz is not None:
             check_integer("nnz", nnz, 0)
-            return int(nnz)
-        check_number("sparsity", sparsity, 0.0, 1.0, closed=True)
-        size = self.prober.original.n_weights
-        return size - round(float(sparsity) * size)
+            total = int(nnz)
+        else:
+            check_number("sparsity", sparsity, 0.0, 1.0, closed=True)
+            total = self.most - round(float(sparsity) * self.most)
+        self.check(total)
+        return total
 
     def check(self, total: int) -> None:
         """Raise SettingsError if a total cannot be spread; the message names the nearest."""
         if self.least <= total <= self.most:
             return
-        nearest, size = min(max(total, self.least), self.most), self.prober.original.n_weights
-        why = "skipped layers keep theirs, others one weight per output at least"
+        nearest, size = min(max(total, self.least), self.most), self.most
         raise SettingsError(
-            f"the network can have {self.least} to {self.most} nonzeros ({why}), but {total} "
-            f"(sparsity {1 - total / size:.4g}) were asked for: the nearest is nnz={nearest}, "
-            f"sparsity={1 - nearest / size:.4g}"
+            f"the layers {[*self.layers]} can have {self.least} to {size} nonzeros together (one "
+            f"per output at least), but {total} (sparsity {1 - total / size:.4g}) were asked for: "
+            f"the nearest is nnz={nearest}, sparsity={1 - nearest / size:.4g}"
         )
 
     def prepare(self) -> None:
@@ -278,14 +278,13 @@ class Allocator:
     def spread(self, total: int) -> dict[str, int]:
         """Return the nonzeros of every layer."""
         self.check(total)
-        budget = total - self.kept
         if self.method == "uniform":
-            return spread_evenly({n: layer.W.size for n, layer in self.layers.items()}, budget)
+            return spread_evenly({n: layer.W.size for n, layer in self.layers.items()}, total)
         least = {name: least_nnz(layer) for name, layer in self.layers.items()}
         if self.method == "tolerance":
-            return spread_by_tolerance(self.paths, budget, least)
+            return spread_by_tolerance(self.paths, total, least)
         weighted = {name: path.times(self.weights[name]) for name, path in self.paths.items()}
-        return spread_by_output(weighted, budget, least)
+        return spread_by_output(weighted, total, least)
 
     def weigh(self, total: int) -> None:
         """Measure how much of every layer's error is left at the end of a cascade.
@@ -339,77 +338,6 @@ class Allocator:
         return {name: paths[name] for name in self.layers}
 
 
-def least_nnz(layer: Layer) -> int:
-    """Return the least nonzeros that a layer keeps: one per output that has any."""
-    return sum(int(np.count_nonzero(matrix.any(axis=0))) for matrix in layer.matrices())
-
-
-def spread_evenly(sizes: Mapping[str, int], budget: int) -> dict[str, int]:
-    """Return the same share of every layer's weights, which add up to the budget.
-
-    Rounded down; what is missing goes to the layers with the largest remainders.
-
-    Examples
-    --------
-    >>> spread_evenly({"a": 10, "b": 5}, 8)
-    {'a': 5, 'b': 3}
-    """
-    size = sum(sizes.values())
-    found = {name: budget * own // size for name, own in sizes.items()}
-    by_remainder = sorted(sizes, key=lambda name: -(budget * sizes[name] % size))
-    for name in by_remainder[: budget - sum(found.values())]:
-        found[name] += 1
-    return found
-
-
-def spread_by_tolerance(
-    paths: Mapping[str, LayerPath], budget: int, least: Mapping[str, int]
-) -> dict[str, int]:
-    """Return the nonzeros with which all layers reach the same error of their own.
-
-    The least common error that the budget affords; what is left over goes to the first layers that
-    a smaller error would give more.
-    """
-
-    def at(error: float) -> dict[str, int]:
-        return {name: max(least[name], path.nnz_for(error)) for name, path in paths.items()}
-
-    low, high = 0.0, max(float(path.errors.max()) for path in paths.values())
-    for _ in range(HALVINGS):
-        middle = 0.5 * (low + high)
-        if sum(at(middle).values()) <= budget:
-            high = middle
-        else:
-            low = middle
-    found, more = at(high), at(low)
-    if sum(found.values()) > budget:  # Only the least that layers keep.
-        found = dict(least)
-    for limits in (more, {name: path.size for name, path in paths.items()}):
-        for name, limit in limits.items():
-            room = max(0, limit - found[name])
-            found[name] += min(room, budget - sum(found.values()))
-    return found
-
-
-def spread_by_output(
-    paths: Mapping[str, LayerPath], budget: int, least: Mapping[str, int]
-) -> dict[str, int]:
-    """Return the nonzeros of least total error at the output, on the minorants of the paths.
-
-    Pieces of the minorants are bought in the order of their slopes; ties go to earlier layers.
-    """
-    found, pieces = dict(least), []
-    for name, path in paths.items():
-        nnz, errors = path.minorant(least[name])
-        slopes = np.diff(errors) / np.diff(nnz)
-        pieces += [(slope, name, int(n)) for slope, n in zip(slopes, np.diff(nnz), strict=True)]
-    left = budget - sum(found.values())
-    for _, name, length in sorted(pieces, key=lambda piece: piece[0]):
-        found[name] += min(length, left)
-        left -= min(length, left)
-    return found
-
-
 def _weight(path: LayerPath, counts: tuple[int, int], errors: list[float]) -> float:
     """Return the change at the output of a cascade relative to that of the layer alone."""
     alone = path.output_error_at(counts[0]) - path.output_error_at(counts[1])
@@ -418,13 +346,13 @@ def _weight(path: LayerPath, counts: tuple[int, int], errors: list[float]) -> fl
     return float(np.clip((errors[0] - errors[1]) / alone, *WEIGHTS))
 
 
-def _prober(network: Network, X: Any, X_heldout: Any, probe: Mapping[str, Any]) -> Prober:
+def _prober(network: Network, X: Any, X_heldout: Any, options: Options) -> Prober:
     """Return what prunes and measures; every fifth sample is held out if none are given."""
     if X is not None and isinstance(network, Network):
-        X = as_calibration(X, network.folded(), probe.get("spill"), "X")
+        X = as_calibration(X, network.folded(), options.spill, "X")
         if X_heldout is None and len(X) >= ENOUGH:
             X, X_heldout = split(X)
-    return Prober(network, X, X_heldout, **probe)
+    return Prober(network, X, X_heldout, options)
 
 
 def split(data: Calibration) -> tuple[Calibration, Calibration]:

@@ -25,13 +25,11 @@ from typing import Any
 
 import numpy as np
 
-from .graph import INPUT, Network
+from .graph import Network
 from .layers import Conv2d, Layer
 from .operations import (
     Activate,
     Add,
-    Affine,
-    BatchNorm,
     Dropout,
     Flatten,
     Operation,
@@ -41,7 +39,9 @@ from .operations import (
     Transpose,
 )
 from .pooling import AveragePool2d, GlobalAveragePool, MaxPool2d
+from .scaling import Affine, BatchNorm
 from .windows import Window
+from .wiring import INPUT
 
 
 def activation_of(network: Network, name: str) -> Operation | None:

@@ -191,6 +191,17 @@ class Calibration:
             raise ProblemError(f"{WHAT} must be finite, but holds {bad} NaN or infinite entries")
 
 
+def as_calibration(X: Any, network: Network, spill: Folder | None, name: str) -> Calibration:
+    """Return samples that fit a network; the message names the argument if they do not."""
+    try:
+        if isinstance(X, Calibration):
+            network.shapes_for(X.sample_shape)
+            return X
+        return Calibration(X, network, spill=spill)
+    except ProblemError as error:
+        raise ProblemError(f"{name}: {error}") from None
+
+
 @dataclass(frozen=True, eq=False)
 class LayerSignals:
     """What one layer gets and what it must give, on chosen rows.

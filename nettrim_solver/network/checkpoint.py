@@ -30,6 +30,9 @@ FORMAT = "nettrim_solver.checkpoint/1"
 WHAT = "a finished layer of a checkpoint"
 RUN_FILE = "run.json"
 
+#: Changes since an earlier run that a message lists.
+MOST_CHANGES = 4
+
 #: What a run writes of a layer: weights, intercept, and the report's fields.
 Finished = tuple[NDArray[Any], NDArray[Any] | None, dict[str, Any]]
 
@@ -91,9 +94,11 @@ class Checkpoint:
             if before.get(name) != parts.get(name)
         ]
         if changes:
+            more = len(changes) - MOST_CHANGES
+            listed = "; ".join(changes[:MOST_CHANGES]) + (f"; and {more} more" if more > 0 else "")
             raise ProblemError(
-                f"checkpoint {str(self.folder)!r} belongs to another run; what changed: "
-                f"{'; '.join(changes)}. Use another folder, or call with what was given then"
+                f"checkpoint {str(self.folder)!r} belongs to another run; what changed: {listed}. "
+                "Use another folder, or call with what was given then"
             )
 
     def load(self, name: str) -> Finished | None:
@@ -164,11 +169,11 @@ def fingerprint_parts(
     parts = {
         "weights": hash_network(network),
         "calibration data": hash_data(data),
-        **{name: _in_words(value) for name, value in settings.items()},
+        **{name: in_words(value) for name, value in settings.items()},
     }
     for name, choice in choices.items():
         for field in dataclasses.fields(choice):
-            parts[f"{field.name} of layer {name!r}"] = _in_words(getattr(choice, field.name))
+            parts[f"{field.name} of layer {name!r}"] = in_words(getattr(choice, field.name))
     return parts
 
 
@@ -202,7 +207,8 @@ def _update(digest: Any, array: NDArray[Any]) -> None:
     digest.update(np.ascontiguousarray(array).data)
 
 
-def _in_words(value: Any) -> str:
+def in_words(value: Any) -> str:
+    """Return a setting in words that are the same in every process; an array by its hash."""
     if callable(value):
         words = repr(value)
         if " at 0x" in words:
@@ -210,7 +216,7 @@ def _in_words(value: Any) -> str:
             return f"{kind.__module__}.{kind.__qualname__}"
         return words
     if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{k}: {_in_words(v)}" for k, v in sorted(value.items())) + "}"
+        return "{" + ", ".join(f"{k}: {in_words(v)}" for k, v in sorted(value.items())) + "}"
     if isinstance(value, np.ndarray):
         digest = hashlib.sha256()
         _update(digest, value)

@@ -14,8 +14,17 @@ from ..exceptions import SettingsError
 from ..problem import RADII, Problem
 from ..solution import Solution
 from ..solvers import SOLVERS, get_solver
+from .calibration import Folder
 from .graph import Network
 from .layers import Layer
+from .spill import Spill
+from .spreading import spread_evenly
+
+MODES = ("cascade", "parallel")
+
+#: Rows of a layer that are used at most, unless told otherwise: (sample, position) pairs of a
+#: convolution are many and alike.
+MAX_ROWS = 20_000
 
 #: A layer has one of these.
 BUDGETS = ("tolerance", "sparsity", "nnz")
@@ -23,10 +32,13 @@ BUDGETS = ("tolerance", "sparsity", "nnz")
 #: What one-sided rows may ask for in a strict cascade.
 STRICT_BOUNDS = ("clipped", "trained")
 
+#: What the errors of a layer's outputs count: the same, or what they do to the network's output.
+OUTPUT_WEIGHTS = ("equal", "downstream")
+
 #: Anything that solves a layer: ``(problem, nnz, *, n_threads, callback, time_limit)``.
 Pipeline = Callable[..., Solution]
 
-#: A number for all layers, or numbers by the name of a layer.
+#: A number, or numbers by the name of a layer.
 Budget = float | Mapping[str, float] | None
 
 
@@ -49,6 +61,8 @@ class LayerSettings:
     formulation : {"pooled", "strict"}
     radius : {"joint", "per_output"}
     strict_bound : {"clipped", "trained"}
+    output_weights : {"equal", "downstream"}
+        See :mod:`.downstream`.
     max_rows : int or None
     skip : bool
     """
@@ -63,6 +77,7 @@ class LayerSettings:
     formulation: Any = "pooled"
     radius: Any = "joint"
     strict_bound: Any = "clipped"
+    output_weights: Any = "equal"
     max_rows: Any = None
     skip: Any = False
 
@@ -114,6 +129,7 @@ class LayerSettings:
         check_choice("formulation", self.formulation, ("pooled", "strict"))
         check_choice("radius", self.radius, RADII)
         check_choice("strict_bound", self.strict_bound, STRICT_BOUNDS)
+        check_choice("output_weights", self.output_weights, OUTPUT_WEIGHTS)
         if self.max_rows is not None:
             check_integer("max_rows", self.max_rows, 1)
         if self.pipeline is not None and not callable(self.pipeline):
@@ -146,76 +162,162 @@ class LayerSettings:
         module.Settings(**own).validate()
 
 
+@dataclass(frozen=True)
+class Options:
+    """How layers are pruned, whatever their budgets: arguments of :func:`.prune_network`."""
+
+    mode: Any = "cascade"
+    solver: Any = "admm"
+    settings: Any = None
+    pipeline: Any = None
+    formulation: Any = "pooled"
+    radius: Any = "joint"
+    gamma: Any = None
+    strict_bound: Any = "clipped"
+    output_weights: Any = "equal"
+    overrides: Any = None
+    skip: Any = None
+    max_rows: Any = MAX_ROWS
+    seed: Any = 0
+    n_threads: Any = None
+    spill: Folder | None = None
+
+    def __post_init__(self) -> None:
+        # It is read more than once, and may be an iterator.
+        if self.skip is not None and not isinstance(self.skip, Iterable):
+            raise SettingsError(f"skip must be a name or a list of names, but was {self.skip!r}")
+        own = () if self.skip is None else (self.skip,) if isinstance(self.skip, str) else self.skip
+        object.__setattr__(self, "skip", tuple(own))
+
+    @property
+    def cascade(self) -> bool:
+        """Whether layers are pruned on the signals of the network that is pruned up to them."""
+        return bool(self.mode == "cascade")
+
+    @property
+    def base(self) -> LayerSettings:
+        """The settings of a layer without overrides, and without a budget."""
+        names = {f.name for f in fields(self)} & {f.name for f in fields(LayerSettings)}
+        own = {name: getattr(self, name) for name in names - {"gamma", "skip"}}
+        return LayerSettings(**own, gamma=1.0 if self.gamma is None else self.gamma)
+
+    def validate(self) -> None:
+        """Raise SettingsError for what is wrong with the run, or ProblemError for its folder."""
+        check_choice("mode", self.mode, MODES)
+        check_integer("seed", self.seed, 0)
+        if self.gamma is not None and self.mode == "parallel":
+            raise SettingsError(f"gamma belongs to mode='cascade', but was {self.gamma!r}")
+        if self.spill is not None:
+            Spill((1,), np.float64, self.spill).close()
+
+
 def resolve(
-    network: Network,
-    base: LayerSettings,
-    budgets: Mapping[str, Budget],
-    overrides: Mapping[str, Mapping[str, Any]] | None,
-    skip: str | Iterable[str] | None,
+    network: Network, options: Options, budgets: Mapping[str, Budget]
 ) -> dict[str, LayerSettings]:
     """Return what is done to each layer, by name.
 
     Parameters
     ----------
     network : Network
-    base : LayerSettings
-        Without a budget.
+    options : Options
+        Overrides by name, glob pattern or kind of a layer: a name counts more than a pattern, a
+        pattern more than a kind, later entries more than earlier ones.
     budgets : mapping
-        The arguments `tolerance`, `sparsity` and `nnz`: numbers, or mappings by layer.
-    overrides : mapping, optional
-        By name, glob pattern or kind of a layer, the settings that differ. A name counts more than
-        a pattern, a pattern more than a kind, later entries more than earlier ones.
-    skip : iterable of str, optional
-        Names, patterns or kinds of layers that stay as they are.
+        One of `tolerance`, `sparsity` and `nnz`, for the layers without a budget of their own. A
+        number of nonzeros is for all of these together, a mapping for each of them.
 
     Raises
     ------
     SettingsError
         For values out of range, entries that match no layer, layers without a budget.
     """
-    chosen = _with_budgets(network, base, budgets)
-    if overrides is not None and not isinstance(overrides, Mapping):
-        raise SettingsError(f"overrides must be a mapping, but was {overrides!r}")
-    for key in _by_precedence(network, overrides or {}):
-        changes = (overrides or {})[key]
-        _check_changes(key, changes)
-        for layer in _matches(network, "overrides", key):
-            chosen[layer.name] = chosen[layer.name].with_changes(changes)
-    for key in [skip] if isinstance(skip, str) else list(skip or []):
-        for layer in _matches(network, "skip", key):
-            chosen[layer.name] = replace(chosen[layer.name], skip=True)
+    chosen = _chosen(network, options)
+    open_layers = without_budget(chosen)
+    for name, (budget, value) in _each(network, open_layers, budgets).items():
+        chosen[name] = chosen[name].with_budget(budget, value)
     for layer in network.layers:
         _check_layer(layer, chosen[layer.name])
-    lacking = [name for name, one in chosen.items() if not one.skip and not one.budget]
+    lacking = without_budget(chosen)
     if lacking:
         raise SettingsError(
             f"every layer needs a budget, but {lacking} have none: give tolerance, sparsity or nnz "
-            "(one number, or a mapping by name), or skip them"
+            "(one number, or a mapping by name), or max_error or min_accuracy for the network, or "
+            "skip them"
         )
+    if all(choice.skip for choice in chosen.values()):
+        raise SettingsError(f"at least one layer must be pruned, but of {[*chosen]} none is left")
     return chosen
 
 
-def _with_budgets(
-    network: Network, base: LayerSettings, budgets: Mapping[str, Budget]
-) -> dict[str, LayerSettings]:
-    given = [name for name in BUDGETS if budgets[name] is not None]
+def open_layers(network: Network, options: Options) -> dict[str, Layer]:
+    """Return the layers that are neither skipped nor have a budget of their own, by name.
+
+    Raises
+    ------
+    SettingsError
+        If there are none, or for overrides that cannot be read.
+    """
+    names = without_budget(_chosen(network, options))
+    if not names:
+        layers = [layer.name for layer in network.layers]
+        raise SettingsError(
+            f"at least one layer must be pruned to the network's budget, but of {layers} none is "
+            "left: all are skipped, or have budgets of their own"
+        )
+    return {name: network.layer(name) for name in names}
+
+
+def without_budget(choices: Mapping[str, LayerSettings]) -> list[str]:
+    """Return the layers that are to be pruned, and have no budget yet."""
+    return [name for name, one in choices.items() if not one.skip and not one.budget]
+
+
+def _chosen(network: Network, options: Options) -> dict[str, LayerSettings]:
+    """Return the settings of all layers with their overrides, unchecked."""
+    chosen = {layer.name: options.base for layer in network.layers}
+    overrides = {} if options.overrides is None else options.overrides
+    if not isinstance(overrides, Mapping):
+        raise SettingsError(f"overrides must be a mapping, but was {overrides!r}")
+    for key in _by_precedence(network, overrides):
+        _check_changes(key, overrides[key])
+        for layer in _matches(network, "overrides", key):
+            chosen[layer.name] = chosen[layer.name].with_changes(overrides[key])
+    for key in options.skip:
+        for layer in _matches(network, "skip", key):
+            chosen[layer.name] = replace(chosen[layer.name], skip=True)
+    return chosen
+
+
+def _each(
+    network: Network, names: list[str], budgets: Mapping[str, Budget]
+) -> dict[str, tuple[str, Any]]:
+    """Return the kind and the value of the budget of each of these layers that gets one."""
+    given = [name for name in BUDGETS if budgets.get(name) is not None]
     if len(given) > 1:
         raise SettingsError(f"give one of tolerance, sparsity and nnz, but {given} were given")
-    names = [layer.name for layer in network.layers]
-    chosen = dict.fromkeys(names, base)
-    for budget in given:
-        given_values: Any = budgets[budget]
-        each = isinstance(given_values, Mapping)
-        values: dict[str, Any] = dict(given_values if each else dict.fromkeys(names, given_values))
-        unknown = [name for name in values if name not in chosen]
+    if not given:
+        return {}
+    (budget,) = given
+    value: Any = budgets[budget]
+    if isinstance(value, Mapping):
+        layers = [layer.name for layer in network.layers]
+        unknown = [name for name in value if name not in layers]
         if unknown:
             raise SettingsError(
                 f"{budget} must be a number or a mapping by layer, but has {unknown}: the layers "
-                f"are {names}"
+                f"are {layers}"
             )
-        for name, value in values.items():
-            chosen[name] = base.with_budget(budget, value)
-    return chosen
+        return {name: (budget, value[name]) for name in names if name in value}
+    if budget == "nnz" and names:
+        check_integer("nnz", value, 0)
+        sizes = {name: network.layer(name).W.size for name in names}
+        if value > sum(sizes.values()):
+            raise SettingsError(
+                f"nnz must be at most {sum(sizes.values())}, all weights of {names} together, but "
+                f"was {value}"
+            )
+        return {name: ("nnz", own) for name, own in spread_evenly(sizes, int(value)).items()}
+    return {name: (budget, value) for name in names}
 
 
 def _check_changes(key: str, changes: Any) -> None:

@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 
 from .graph import Network
 from .layers import Conv2d, Dense, Layer
-from .operations import Activate, Affine, BatchNorm, Dropout, Flatten, Operation, Reshape, Shape
+from .operations import Activate, Dropout, Flatten, Operation, Reshape, Shape
 from .pooling import AveragePool2d, GlobalAveragePool, MaxPool2d
+from .scaling import Affine, BatchNorm
 
 Index = NDArray[np.intp]
 

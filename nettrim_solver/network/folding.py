@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from .layers import Layer
-from .operations import BatchNorm, Operation
+from .operations import Operation
+from .scaling import BatchNorm
 
 
 def fold(layer: Layer, norm: BatchNorm) -> Layer:

@@ -19,9 +19,7 @@ from .folding import fold_batch_norm
 from .layers import Dense, Layer
 from .operations import Activate, Dropout, Operation, Shape
 from .windows import Window
-
-#: The name of the network's input among the inputs of its operations.
-INPUT = "input"
+from .wiring import INPUT, checked_shape, connected, consumers_of
 
 #: Samples that are evaluated at once.
 BATCH_SIZE = 256
@@ -78,14 +76,14 @@ class Network:
     def __init__(
         self, operations: Iterable[Operation], input_shape: Iterable[int] | None = None
     ) -> None:
-        self.operations = _connected(operations)
+        self.operations = connected(operations)
         self._by_name = {operation.name: operation for operation in self.operations}
-        self._consumers = _consumers(self.operations)
+        self._consumers = consumers_of(self.operations)
         self.layers = tuple(op for op in self.operations if isinstance(op, Layer))
         if input_shape is None:
             self.input_shape = self._deduced_shape()
         else:
-            self.input_shape = _checked_shape(input_shape)
+            self.input_shape = checked_shape(input_shape)
         self.shapes = None if self.input_shape is None else self.shapes_for(self.input_shape)
 
     # The graph --------------------------------------------------------------------------------
@@ -158,7 +156,7 @@ class Network:
         ProblemError
             If the shapes do not chain; the message names the operation.
         """
-        shapes: dict[str, Shape] = {INPUT: _checked_shape(input_shape)}
+        shapes: dict[str, Shape] = {INPUT: checked_shape(input_shape)}
         for op in self.operations:
             shapes[op.name] = op.output_shape(*(shapes[source] for source in op.inputs))
         return shapes
@@ -404,67 +402,6 @@ class Network:
             "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
             for row in rows
         )
-
-
-def _connected(operations: Iterable[Operation]) -> tuple[Operation, ...]:
-    """Return the operations with names and inputs filled in, or raise what is wrong with them."""
-    given = list(operations)
-    if not given:
-        raise ProblemError("operations must hold at least one operation, but is empty")
-    for position, op in enumerate(given):
-        if not isinstance(op, Operation):
-            raise ProblemError(
-                f"operations must be Operation objects, but number {position} is "
-                f"a {type(op).__name__}"
-            )
-    taken = {op.name for op in given if op.name} | {INPUT}
-    counts: dict[str, int] = {}
-    known = {INPUT}
-    connected: list[Operation] = []
-    for op in given:
-        name = op.name
-        while not name or (not op.name and name in taken):
-            number = counts.get(op.kind, 0)
-            counts[op.kind] = number + 1
-            name = f"{op.kind}_{number}"
-        if name in known:
-            what = "the network's input has" if name == INPUT else "another operation has"
-            raise ProblemError(f"operations must have names of their own, but {what} {name!r}")
-        inputs = op.inputs or (connected[-1].name if connected else INPUT,)
-        for source in inputs:
-            if source not in known:
-                why = "which stands behind it" if source in taken else "but there is none such"
-                raise ProblemError(f"operation {name!r} takes its input from {source!r}, {why}")
-        known.add(name)
-        connected.append(replace(op, name=name, inputs=inputs))
-    return tuple(connected)
-
-
-def _consumers(operations: tuple[Operation, ...]) -> dict[str, tuple[str, ...]]:
-    """Return by name who takes each signal; raise if one besides the last is taken by nobody."""
-    users: dict[str, list[str]] = {INPUT: [], **{op.name: [] for op in operations}}
-    for op in operations:
-        for source in dict.fromkeys(op.inputs):
-            users[source].append(op.name)
-    for name in [INPUT, *(op.name for op in operations[:-1])]:
-        if not users[name]:
-            raise ProblemError(
-                f"every signal must be used, but nothing takes the output of {name!r}"
-            )
-    return {name: tuple(found) for name, found in users.items()}
-
-
-def _checked_shape(shape: Iterable[int]) -> Shape:
-    try:
-        sizes = tuple(int(n) for n in shape)
-        valid = bool(sizes) and min(sizes) > 0
-    except (TypeError, ValueError):
-        valid = False
-    if not valid:
-        raise ProblemError(
-            f"input_shape must hold the sizes of one sample, without the samples, but was {shape!r}"
-        )
-    return sizes
 
 
 def _product(shape: Shape) -> str:

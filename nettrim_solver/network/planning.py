@@ -10,10 +10,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..solvers import SOLVERS
-from .calibration import Calibration, collect_bytes
+from .calibration import collect_bytes
 from .choices import LayerSettings
 from .graph import Network
 from .layers import Layer
+from .modes import Run
 from .result import aligned
 
 #: Iterations of the ADMM that a layer is charged with, polish and checks included.
@@ -86,10 +87,13 @@ class PruningPlan:
     layers : tuple of LayerPlan
     rate : float
         Flops per second of a matrix product, measured on this machine.
+    notes : tuple of str
+        What is done besides: layers measured, networks tried.
     """
 
     layers: tuple[LayerPlan, ...]
     rate: float
+    notes: tuple[str, ...] = ()
 
     @property
     def bytes(self) -> int:
@@ -98,7 +102,7 @@ class PruningPlan:
 
     @property
     def seconds(self) -> float | None:
-        """The estimated time, within a factor of a few; None if a layer's is not known."""
+        """The estimated time, mostly within a factor of 4; None if a layer's is not known."""
         seconds = [one.seconds for one in self.layers]
         return None if None in seconds else sum(s for s in seconds if s is not None)
 
@@ -114,17 +118,11 @@ class PruningPlan:
                 _about(one.seconds),
             ])  # fmt: skip
         rows.append(["in all", "", "", "", "", "", _mega(self.bytes), _about(self.seconds)])
-        return aligned(rows)
+        times = [] if self.seconds is None else ["times: estimates, mostly within a factor of 4"]
+        return "\n".join([aligned(rows), *times, *self.notes])
 
 
-def plan(
-    network: Network,
-    data: Calibration,
-    choices: Mapping[str, LayerSettings],
-    *,
-    cascade: bool,
-    spilled: bool = False,
-) -> PruningPlan:
+def plan(run: Run) -> PruningPlan:
     """Return what a run will take.
 
     Notes
@@ -133,18 +131,20 @@ def plan(
     ``4 P N M + 2 N^2 M`` and a factorisation, and ``SEARCH_SOLVES`` times that for a budget of
     weights; for pruners ``P N^2 + 4 P N M + N^3`` and ``PRODUCTS`` times ``2 N^2 M``. A pipeline
     counts as the ADMM. They are divided by the rate of a product of two matrices of size 512, so
-    the time is an order of magnitude, no more. The memory is counted in arrays, generously.
+    the time is mostly within a factor of 4, no better: how many iterations a layer takes is not
+    known before. The memory is counted in arrays, generously.
     """
     rate = measured_rate()
+    network, data, spilled = run.original, run.data, run.options.spill is not None
     shapes = network.shapes_for(data.sample_shape)
     layers = []
     for layer in network.layers:
-        choice = choices[layer.name]
+        choice = run.choices[layer.name]
         n_rows = len(data) * layer.n_positions(shapes[layer.inputs[0]])
         rows = n_rows if choice.max_rows is None else min(n_rows, choice.max_rows)
         flops, known, signals, held = 0.0, True, 0, 0
         if not choice.skip:
-            passes = 2 if cascade else 1
+            passes = 2 if run.options.cascade else 1
             flops = passes * min(len(data), rows) * _forward_flops(network, layer, shapes)
             work = _solver_flops(layer, choice, rows)
             known = work is not None

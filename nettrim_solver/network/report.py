@@ -1,4 +1,4 @@
-"""The report of a pruned network as one HTML file that needs nothing else, and as a figure.
+"""The report of a pruned network as one HTML file that needs nothing else.
 
 The page has no scripts and loads nothing: styles, drawings and pictures are inside. Every number
 is also there in full, in the ``value`` of its ``<data>`` element.
@@ -18,19 +18,19 @@ from typing import Any
 import numpy as np
 
 from ..exceptions import SettingsError
-from ..plotting import new_figure, save_figure
 from ..problem_file import whole_file
 from ..status import Status
 from . import charts
 from .charts import LogAxis, escaped
-from .layers import Layer
 from .paths import LayerPath
-from .report_fields import FIELDS, NOTHING, shown, written
-from .result import LayerReport, PruningResult
+from .report_fields import FIELDS, NOTHING, field_of, link_to, section, shown
+from .report_layers import layer_cards
+from .result import PruningResult
 
 #: Fields of a result that have places of their own on the page.
 SHOWN = {"network", "original", "layers", "mode", "status", "output_error", "output_error_heldout",
-         "output_bound", "seconds", "sample_shape"}  # fmt: skip
+         "output_bound", "seconds", "sample_shape", "budgets", "value", "trials",
+         "paths"}  # fmt: skip
 
 #: Columns of the table of all layers.
 COLUMNS = ("name", "kind", "shape", "sparsity", "nnz", "network_error", "network_error_heldout",
@@ -54,8 +54,9 @@ def write_report(
     result : PruningResult
     path : path-like
         Where to; an existing file is replaced.
-    paths : iterable of LayerPath, optional
-        Draws what zeros cost each layer, see :func:`.layer_path`.
+    paths : iterable of LayerPath, or mapping to them, optional
+        Draws what zeros cost each layer, see :func:`.layer_path`; those that the result was found
+        with when omitted.
     title : str, optional
 
     Raises
@@ -92,13 +93,13 @@ def html_report(
         raise SettingsError(f"result must be a PruningResult, but was a {type(result).__name__}")
     if title is not None and not isinstance(title, str):
         raise SettingsError(f"title must be a str, but was {title!r}")
-    curves = [] if paths is None else _checked_paths(paths)
+    curves = _checked_paths(result.paths.values() if paths is None else paths)
     heading = escaped(title or "Pruned network")
     style = (resources.files("nettrim_solver") / "data" / "report.css").read_text("utf-8")
     body = [
         _head(result, heading), _tiles(result), _zeros(result), _errors(result), _table(result),
-        _curves(result, curves), _notes(result), _dead(result), _layers(result), _run(result),
-        _meanings(),
+        _trials(result), _curves(result, curves), _notes(result), _dead(result),
+        layer_cards(result), _run(result), _meanings(),
     ]  # fmt: skip
     # The policy makes browsers refuse whatever a page could load.
     policy = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
@@ -113,6 +114,7 @@ def html_report(
 
 
 def _checked_paths(paths: Iterable[LayerPath]) -> list[LayerPath]:
+    paths = paths.values() if isinstance(paths, Mapping) else paths
     if isinstance(paths, LayerPath) or not isinstance(paths, Iterable):
         raise SettingsError(f"paths must be a list of LayerPath, but was {paths!r}")
     given = list(paths)
@@ -122,23 +124,7 @@ def _checked_paths(paths: Iterable[LayerPath]) -> list[LayerPath]:
     return given
 
 
-# Parts -----------------------------------------------------------------------------------------
-
-
-def _field(one: LayerReport, name: str) -> str:
-    how = FIELDS[name][1] if name in FIELDS else "text"
-    return shown(getattr(one, name), how)
-
-
-def _link(number: int, one: LayerReport) -> str:
-    return f'<a href="#layer-{number}">{escaped(one.name)}</a>'
-
-
 # Sections ---------------------------------------------------------------------------------------
-
-
-def _section(heading: str, *parts: str) -> str:
-    return f"<section><h2>{escaped(heading)}</h2>\n" + "\n".join(parts) + "</section>"
 
 
 def _head(result: PruningResult, heading: str) -> str:
@@ -185,18 +171,18 @@ def _zeros(result: PruningResult) -> str:
         return '<p class="card">The network has no layers with weights.</p>'
     rows = [
         charts.row(
-            _link(number, one), charts.bar(one.sparsity),
-            f"{_field(one, 'sparsity')} of {_field(one, 'size')}",
+            link_to(number, one), charts.bar(one.sparsity),
+            f"{field_of(one, 'sparsity')} of {field_of(one, 'size')}",
         )
         for number, one in enumerate(result.layers)
     ]  # fmt: skip
-    return _section("Zeros", f'<div class="card rows">{"".join(rows)}</div>')
+    return section("Zeros", f'<div class="card rows">{"".join(rows)}</div>')
 
 
 def _errors(result: PruningResult) -> str:
     """Return what was measured beside what is proved, a line per layer and one for the output."""
     lines = [
-        (_link(i, one), one.network_error, one.network_error_heldout, one.network_bound)
+        (link_to(i, one), one.network_error, one.network_error_heldout, one.network_bound)
         for i, one in enumerate(result.layers)
     ]
     last = (result.output_error, result.output_error_heldout, result.output_bound)
@@ -215,7 +201,7 @@ def _errors(result: PruningResult) -> str:
         if bound is None:
             value = f"{shown(error, 'percent')}, no bound"
         rows.append(charts.row(label, charts.track(axis, error, heldout, bound), value))
-    return _section(
+    return section(
         "Errors and bounds",
         "<p>Error of the pruned network up to each layer, after the activation, relative to the "
         "trained network. The scale is logarithmic; an error of zero has no dot.</p>",
@@ -232,7 +218,7 @@ def _table(result: PruningResult) -> str:
     head = "".join(f"<th>{escaped(FIELDS[name][0])}</th>" for name in names)
     rows = []
     for number, one in enumerate(result.layers):
-        cells = {name: _field(one, name) for name in names} | {"name": _link(number, one)}
+        cells = {name: field_of(one, name) for name in names} | {"name": link_to(number, one)}
         if one.status is None:
             cells["status"] = escaped(one.outcome)
         rows.append("".join(f"<td>{cells[name]}</td>" for name in names))
@@ -245,10 +231,32 @@ def _table(result: PruningResult) -> str:
     }  # fmt: skip
     last = "".join(f"<td>{total.get(name, '')}</td>" for name in names)
     lines = "".join(f"<tr>{row}</tr>\n" for row in rows)
-    return _section(
+    return section(
         "All layers",
         f'<div class="card scroll" tabindex="0"><table class="figures"><thead><tr>{head}</tr>'
         f'</thead><tbody>{lines}<tr class="total">{last}</tr></tbody></table></div>',
+    )
+
+
+def _trials(result: PruningResult) -> str:
+    """Return the networks that a search tried, in order."""
+    if not result.trials:
+        return ""
+    weights = result.network.n_weights
+    rows = "".join(
+        f"<tr><td>{escaped(one.stage)}</td><td>{shown(1 - one.nnz / weights, 'percent')}</td>"
+        f"<td>{shown(one.nnz, 'count')}</td><td>{shown(one.value, 'number')}</td>"
+        f"<td>{'yes' if one.met else 'no'}</td><td>{shown(one.seconds, 'seconds')}</td></tr>\n"
+        for one in result.trials
+    )
+    heads = ("Stage", "Share of zeros", "Nonzeros", "Value", "Met", "Time")
+    return section(
+        "Networks tried",
+        "<p>The cheap solver's first (probe), then those of the solver that was asked for (final). "
+        "The answer is the sparsest of these that met the demand.</p>",
+        f'<div class="card scroll" tabindex="0"><table class="figures"><thead><tr>'
+        f"{''.join(f'<th>{head}</th>' for head in heads)}</tr></thead>"
+        f"<tbody>{rows}</tbody></table></div>",
     )
 
 
@@ -274,7 +282,7 @@ def _curves(result: PruningResult, paths: Sequence[LayerPath]) -> str:
     ]
     if any(one.errors_heldout is not None for one in paths):
         signs.append((line.format("own calibration"), "dashed: calibration samples"))
-    return _section(
+    return section(
         "What zeros cost each layer",
         "<p>Relative errors over the zeros of one layer, all others as trained. Solid lines are "
         "held-out samples where there are any. The error scale is logarithmic.</p>",
@@ -303,20 +311,20 @@ def _lines(one: LayerPath) -> list[charts.Curve]:
 def _notes(result: PruningResult) -> str:
     """Return the layers with trained weights and why, and all warnings."""
     kept = [
-        f"<li>{_link(i, one)} {escaped(one.outcome)}"
+        f"<li>{link_to(i, one)} {escaped(one.outcome)}"
         f"{': ' + escaped(one.reason) if one.reason else ''}</li>"
         for i, one in enumerate(result.layers)
         if not one.pruned
     ]
     warned = [
-        f"<li>{_link(i, one)}: {escaped(text)}</li>"
+        f"<li>{link_to(i, one)}: {escaped(text)}</li>"
         for i, one in enumerate(result.layers)
         for text in one.warnings
     ]
     parts = []
     for heading, entries in (("Layers left as trained", kept), ("Warnings", warned)):
         if entries:
-            parts.append(_section(heading, f'<ul class="card">{"".join(entries)}</ul>'))
+            parts.append(section(heading, f'<ul class="card">{"".join(entries)}</ul>'))
     return "\n".join(parts)
 
 
@@ -332,7 +340,7 @@ def _dead(result: PruningResult) -> str:
     if not rows:
         return ""
     heads = ("Layer", "Dead", "Without weights", "That no later layer uses")
-    return _section(
+    return section(
         "Neurons without effect",
         "<p>Outputs of layers by their numbers. <code>result.remove_dead_neurons()</code> gives a "
         "network without those that can go.</p>",
@@ -348,55 +356,6 @@ def _listed(indices: list[int]) -> str:
     more = len(indices) - MAX_LISTED
     text = ", ".join(map(str, indices[:MAX_LISTED]))
     return f"{text} and {more:,} more" if more > 0 else text
-
-
-def _layers(result: PruningResult) -> str:
-    if not result.layers:
-        return ""
-    cards = "\n".join(_card(result, i, one) for i, one in enumerate(result.layers))
-    return _section(
-        "Layer by layer",
-        "<p>The pictures show where the kept weights are: inputs from top to bottom, outputs from "
-        "left to right. Fields without a value were not measured, or do not apply.</p>",
-        f'<div class="layers">{cards}</div>',
-    )
-
-
-def _card(result: PruningResult, number: int, one: LayerReport) -> str:
-    names = list(FIELDS)
-    names += [f.name for f in dataclasses.fields(one) if f.name not in FIELDS]
-    fields = "".join(
-        f"<div{' class=wide' if name in ('warnings', 'reason') and getattr(one, name) else ''}>"
-        f"<dt>{escaped(FIELDS[name][0] if name in FIELDS else name)}</dt>"
-        f"<dd>{_field(one, name)}</dd></div>"
-        for name in names
-        if name != "name"
-    )
-    return (
-        f'<article class="card layer" id="layer-{number}"><header><h3>{escaped(one.name)}</h3>'
-        f'<p class="soft">{_field(one, "sparsity")} zeros, {escaped(one.outcome)}</p></header>'
-        f"<div>{_pictures(result, one)}</div><dl>{fields}</dl></article>"
-    )
-
-
-def _pictures(result: PruningResult, one: LayerReport) -> str:
-    pruned, trained = result.network.layer(one.name), result.original.layer(one.name)
-    # Groups of a convolution have inputs of their own, side by side here.
-    mask = np.concatenate([W != 0 for W in pruned.matrices()], axis=1)
-    image, largest = charts.mask_picture(mask, f"Kept weights of {one.name}")
-    legend = f"Kept weights, {mask.shape[0]:,} x {mask.shape[1]:,}."
-    if largest:
-        legend += f" Darkest: {written(largest, 'percent')} kept."
-    figures = [(image, legend), (_histogram(pruned, trained), "Values: kept, before the trained.")]
-    return "".join(
-        f"<figure>{picture}<figcaption>{escaped(text)}</figcaption></figure>"
-        for picture, text in figures
-        if picture
-    )
-
-
-def _histogram(pruned: Layer, trained: Layer) -> str:
-    return charts.histogram(pruned.W, trained.W)
 
 
 def _run(result: PruningResult) -> str:
@@ -416,7 +375,7 @@ def _run(result: PruningResult) -> str:
         ("Python", platform.python_version()), ("platform", platform.platform()),
     ]  # fmt: skip
     rows = "".join(f"<tr><th>{escaped(k)}</th><td>{escaped(v)}</td></tr>\n" for k, v in entries)
-    return _section("The run", f'<div class="card scroll" tabindex="0"><table>{rows}</table></div>')
+    return section("The run", f'<div class="card scroll" tabindex="0"><table>{rows}</table></div>')
 
 
 def _meanings() -> str:
@@ -424,54 +383,4 @@ def _meanings() -> str:
         f"<tr><th>{escaped(label)}</th><td>{escaped(text)}</td></tr>\n"
         for label, _, text in FIELDS.values()
     )
-    return _section(
-        "What the numbers mean", f'<div class="card scroll"><table>{rows}</table></div>'
-    )
-
-
-# The figure -------------------------------------------------------------------------------------
-
-
-def plot_result(result: PruningResult, path: str | os.PathLike[str] | None = None) -> Any:
-    """Draw the zeros of every layer, and the errors of the network beside their bounds.
-
-    Parameters
-    ----------
-    result : PruningResult
-    path : path-like, optional
-        Where to write the figure; the suffix decides on the format (".png", ".pdf", ".svg").
-
-    Returns
-    -------
-    matplotlib.figure.Figure
-
-    Raises
-    ------
-    MissingDependencyError
-        Without matplotlib.
-    OSError
-        If there is no such folder.
-    """
-    layers = result.layers
-    figure = new_figure(9.0, 1.6 + 0.35 * max(len(layers), 2))
-    left, right = figure.subplots(1, 2, sharey=True)
-    places = range(len(layers))
-    left.barh(places, [100 * one.sparsity for one in layers], height=0.6)
-    left.set(xlim=(0, 100), xlabel="zeros (%)")
-    # A "$" would begin a formula.
-    left.set_yticks(places, [one.name.replace("$", r"\$") for one in layers])
-    left.invert_yaxis()
-    series = (("network_bound", "|", "bound"), ("network_error_heldout", "x", "held-out samples"),
-              ("network_error", "o", "calibration samples"))  # fmt: skip
-    for name, marker, label in series:
-        values = [getattr(one, name) for one in layers]
-        points = [(100 * v, i) for i, v in enumerate(values) if charts.drawable(v)]
-        if points:
-            right.plot(*zip(*points, strict=True), marker, label=label, markersize=7)
-            right.set_xscale("log")
-    right.set(xlabel="error of the network up to the layer (%)")
-    right.grid(alpha=0.3)
-    if right.get_lines():
-        right.legend(fontsize="small")
-    save_figure(figure, path)
-    return figure
+    return section("What the numbers mean", f'<div class="card scroll"><table>{rows}</table></div>')

@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 from .charts import escaped
+from .result import LayerReport
 
 #: Fields and properties of a layer's report: heading, how it is written, and what it means.
 FIELDS = {
@@ -63,6 +64,21 @@ def shown(value: Any, how: str) -> str:
     if how == "list":
         return "<br>".join(escaped(entry) for entry in value)
     return f'<data value="{value!r}">{written(value, how)}</data>'
+
+
+def field_of(one: LayerReport, name: str) -> str:
+    """Return a field of a layer's report as HTML."""
+    return shown(getattr(one, name), FIELDS[name][1] if name in FIELDS else "text")
+
+
+def link_to(number: int, one: LayerReport) -> str:
+    """Return the name of a layer as a link to its card."""
+    return f'<a href="#layer-{number}">{escaped(one.name)}</a>'
+
+
+def section(heading: str, *parts: str) -> str:
+    """Return a section of the page."""
+    return f"<section><h2>{escaped(heading)}</h2>\n" + "\n".join(parts) + "</section>"
 
 
 def written(value: float, how: str) -> str:

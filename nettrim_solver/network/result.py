@@ -7,8 +7,8 @@ import json
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,10 @@ from ..status import Status
 from .dead import DeadNeurons, dead_neurons, remove_dead_neurons
 from .graph import Network
 from .operations import Shape
+from .tasks import Stage
+
+if TYPE_CHECKING:
+    from .paths import LayerPath
 
 #: What became of a layer.
 OUTCOMES = ("pruned", "skipped", "passed over", "failed", "not reached")
@@ -64,6 +68,8 @@ class LayerReport:
         proof. See :mod:`nettrim_solver.network.bounds`.
     seconds : float
     warnings : tuple of str
+    stages : tuple of Stage
+        Figures after each step of a pipeline of several; the last is the answer.
     """
 
     name: str
@@ -89,6 +95,7 @@ class LayerReport:
     network_bound: float | None = None
     seconds: float = 0.0
     warnings: tuple[str, ...] = ()
+    stages: tuple[Stage, ...] = ()
 
     @property
     def zeros(self) -> int:
@@ -109,12 +116,14 @@ class LayerReport:
         """Return the fields as JSON values, zeros and sparsity with them."""
         values = self.to_record() | {"zeros": self.zeros, "sparsity": self.sparsity}
         values["status"] = None if self.status is None else self.status.label
+        values["stages"] = [one.to_record() | {"status": one.status.label} for one in self.stages]
         return {name: plain(value) for name, value in values.items()}
 
     def to_record(self) -> dict[str, Any]:
         """Return the fields as values that JSON takes and :meth:`from_record` reads."""
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         values["status"] = None if self.status is None else self.status.name
+        values["stages"] = [one.to_record() for one in self.stages]
         return values
 
     @classmethod
@@ -124,7 +133,39 @@ class LayerReport:
         values["status"] = None if record["status"] is None else Status[record["status"]]
         for name in ("shape", "warnings"):
             values[name] = tuple(record[name])
+        values["stages"] = tuple(Stage.from_record(one) for one in record["stages"])
         return cls(**values)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One network that was tried.
+
+    Attributes
+    ----------
+    stage : {"probe", "final"}
+        Whether by the cheap solver, or by the one that was asked for.
+    nnz : int
+        Nonzero weights of the network.
+    budgets : dict of str to int
+        Those of each layer that shares the budget.
+    value : float
+        Its accuracy, or the relative error of its output.
+    met : bool
+        Whether that is what was demanded.
+    seconds : float
+    """
+
+    stage: str
+    nnz: int
+    budgets: dict[str, int]
+    value: float
+    met: bool
+    seconds: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON values."""
+        return {f.name: plain(getattr(self, f.name)) for f in dataclasses.fields(self)}
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,6 +191,18 @@ class PruningResult:
     seconds : float
     sample_shape : tuple of int
         Of the calibration data.
+    settings : dict
+        What was asked for, as JSON values: the arguments that were given a value.
+    budgets : dict of str to int
+        Nonzeros by layer that a budget of the network was spread into; empty where every layer had
+        its own.
+    value : float or None
+        What the accuracy function says of the network, or the relative error of its output; None
+        unless one of them was to be kept.
+    trials : tuple of Trial
+        All networks that a search tried, in order.
+    paths : dict of str to LayerPath
+        What was measured of the layers to spread the budget; for another call.
     """
 
     network: Network
@@ -162,6 +215,11 @@ class PruningResult:
     output_bound: float | None
     seconds: float
     sample_shape: Shape
+    settings: dict[str, Any] = field(default_factory=dict)
+    budgets: dict[str, int] = field(default_factory=dict)
+    value: float | None = None
+    trials: tuple[Trial, ...] = ()
+    paths: dict[str, LayerPath] = field(default_factory=dict)
 
     @property
     def sparsity(self) -> float:
@@ -214,7 +272,7 @@ class PruningResult:
 
     def __repr__(self) -> str:
         return (
-            f"{type(self).__name__}({self.mode}: {self.status}, sparsity {self.sparsity:.4f}, "
+            f"PruningResult({self.mode}: {self.status}, sparsity {self.sparsity:.4f}, "
             f"output error {_percent(self.output_error)} %, {self.seconds:.3g} s)"
         )
 
@@ -222,14 +280,18 @@ class PruningResult:
         """Return a table with a line per layer, and what was warned of below.
 
         Errors are in percent of the trained layer's output: of the layer, of the network up to
-        it with the bound beside it, and both on the held-out samples where there are any.
+        it with the bound beside it, and both on the held-out samples where there are any. A layer
+        pruned by several steps has a line for what each but the last one gave.
         """
         held = self.output_error_heldout is not None
         head = ["layer", "kind", "shape", "zeros %", "nnz", "epsilon", "distance", "error %",
                 "network %", "bound %"]  # fmt: skip
         head += ["held-out %", "network held-out %"] if held else []
         head += ["gap", "violation", "rows", "s", "solver", "status"]
-        rows = [head, *(self._row(one, held) for one in self.layers)]
+        rows = [head]
+        for one in self.layers:
+            steps = (_stage_row(stage, one.size, held) for stage in one.stages[:-1])
+            rows += [self._row(one, held), *steps]
         total = ["output", "", "", f"{100 * self.sparsity:.2f}", str(self.nnz), "", "", ""]
         total += [_percent(self.output_error), _percent(self.output_bound)]
         total += ["", _percent(self.output_error_heldout)] if held else []
@@ -245,8 +307,8 @@ class PruningResult:
         row += [_percent(one.error_heldout), _percent(one.network_error_heldout)] if held else []
         rows = f"{one.rows} of {one.n_rows}" if one.rows != one.n_rows else str(one.rows)
         status = one.outcome if one.status is None else str(one.status)
-        small = ["-" if v is None else f"{v:.0e}" for v in (one.gap, one.violation)]
-        return [*row, *small, rows, f"{one.seconds:.2f}", one.solver, status]
+        row += [_small(one.gap), _small(one.violation)]
+        return [*row, rows, f"{one.seconds:.2f}", one.solver, status]
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as JSON values; numbers that are not finite become None."""
@@ -261,6 +323,11 @@ class PruningResult:
             "output_bound": plain(self.output_bound),
             "seconds": self.seconds,
             "layers": [report.to_dict() for report in self.layers],
+            "settings": self.settings,
+            "budgets": self.budgets,
+            "value": plain(self.value),
+            "trials": [trial.to_dict() for trial in self.trials],
+            "paths": [path.to_dict() for path in self.paths.values()],
         }
 
     def to_json(self, path: str | os.PathLike[str]) -> None:
@@ -274,14 +341,14 @@ class PruningResult:
         with whole_file(path) as stream:
             stream.write(json.dumps(self.to_dict(), indent=1, allow_nan=False).encode())
 
-    def report(self, path: str | os.PathLike[str], **options: Any) -> None:
+    def write_report(self, path: str | os.PathLike[str], **options: Any) -> None:
         """Write a report as one HTML file that needs nothing else; see :func:`.write_report`.
 
         Parameters
         ----------
         path : path-like
         **options
-            ``paths``, measured :class:`.LayerPath` to draw, and ``title``.
+            ``title``, and ``paths``: measured :class:`.LayerPath` to draw.
         """
         from .report import write_report  # reads results, so it stands above them
 
@@ -289,7 +356,7 @@ class PruningResult:
 
     def plot(self, path: str | os.PathLike[str] | None = None) -> Any:
         """Draw zeros and errors of every layer; see :func:`.plot_result`."""
-        from .report import plot_result
+        from .plots import plot_result
 
         return plot_result(self, path)
 
@@ -312,6 +379,16 @@ def aligned(rows: list[list[str]]) -> str:
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
         for row in rows
     )
+
+
+def _stage_row(one: Stage, size: int, held: bool) -> list[str]:
+    row = [f"  after {one.name}", "", "", f"{100 * (1 - one.nnz / size):.2f}", str(one.nnz), ""]
+    row += [_number(one.distance), _percent(one.error), "", "", *([""] * (2 if held else 0))]
+    return [*row, _small(one.gap), "", "", f"{one.seconds:.2f}", "", str(one.status)]
+
+
+def _small(value: float | None) -> str:
+    return "-" if value is None else f"{value:.0e}"
 
 
 def _number(value: float | None) -> str:

@@ -11,6 +11,9 @@ reach of the radius, so it grows to
 
 with the distance over the matched rows alone when the formulation is strict.
 
+Outputs may be weighted (:mod:`.downstream`): a problem in the units ``s_j y_j`` is solved then, and
+its answer taken back to those of the layer.
+
 References
 ----------
 Aghasi, Abdi, Nguyen, Romberg, *Net-Trim*, NIPS 2017 (arXiv:1611.05162), the cascade scheme.
@@ -18,12 +21,12 @@ Aghasi, Abdi, Nguyen, Romberg, *Net-Trim*, NIPS 2017 (arXiv:1611.05162), the cas
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from ..activations import Activation
 from ..budget import solve_for_nnz
@@ -37,6 +40,7 @@ from ..status import Status, worst
 from .calibration import LayerSignals
 from .choices import LayerSettings, Pipeline
 from .layers import Layer
+from .measure import relative
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,14 +52,65 @@ class GroupTask:
     problem : Problem
         What is solved.
     target : Problem
-        What is judged: the same with the original target box, which a strict cascade widens.
+        What is judged: the same with the original target box, which a strict cascade widens, and in
+        the units of the layer.
     nnz : int or None
         The budget of weights; None for the problem's radius.
+    units : ndarray of float64, shape (n_outputs,), or None
+        What the outputs of `target` are multiplied with in `problem`.
     """
 
     problem: Problem
     target: Problem
     nnz: int | None
+    units: NDArray[np.float64] | None = None
+
+    def to_layer(self, values: Any, dtype: DTypeLike | None = None) -> Any:
+        """Return weights or intercepts of the problem in the units of the layer."""
+        if values is None:
+            return None
+        return np.asarray(values if self.units is None else values / self.units, dtype)
+
+    def to_problem(self, values: Any) -> Any:
+        """Return weights or intercepts of the layer in the units of the problem."""
+        return values if values is None or self.units is None else values * self.units
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What one step of a pipeline gave for a layer, or for one group of it.
+
+    Attributes
+    ----------
+    name : str
+        The step, ``"admm"`` or ``"refit"``.
+    nnz : int
+    distance : float
+        Of the pre-activations to the target box.
+    error : float or None
+        After the activation: of a group a Frobenius norm, of a layer relative to its target.
+    gap : float or None
+        None without a radius or without a dual point.
+    status : Status
+    seconds : float
+    """
+
+    name: str
+    nnz: int
+    distance: float
+    error: float | None
+    gap: float | None
+    status: Status
+    seconds: float
+
+    def to_record(self) -> dict[str, Any]:
+        """Return the fields as values that JSON takes."""
+        return {f.name: getattr(self, f.name) for f in fields(self)} | {"status": self.status.name}
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> Stage:
+        """Return the stage that :meth:`to_record` took apart."""
+        return cls(**{**record, "status": Status[record["status"]]})
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,6 +130,8 @@ class GroupAnswer:
         Whether the solver gave a dual point; without one the gap says nothing.
     solver : str
     warnings : tuple of str
+    stages : tuple of Stage
+        Of a pipeline of several steps.
     """
 
     W: NDArray[Any]
@@ -85,10 +142,15 @@ class GroupAnswer:
     has_dual: bool
     solver: str
     warnings: tuple[str, ...]
+    stages: tuple[Stage, ...] = ()
 
 
 def group_tasks(
-    signals: LayerSignals, activation: Activation, settings: LayerSettings, cascade: bool
+    signals: LayerSignals,
+    activation: Activation,
+    settings: LayerSettings,
+    cascade: bool,
+    output_weights: NDArray[np.float64] | None = None,
 ) -> list[GroupTask]:
     """Return the problems of a layer.
 
@@ -100,6 +162,8 @@ def group_tasks(
     settings : LayerSettings
     cascade : bool
         Whether the signals are those of a pruned network.
+    output_weights : ndarray of shape (n_outputs,), optional
+        What the errors of the outputs count.
 
     Raises
     ------
@@ -120,11 +184,29 @@ def group_tasks(
             intercept=layer.b is not None,
         )  # fmt: skip
         problem.box(slice(0, 1))  # says whether the activation has a target box
+        units = None if output_weights is None else output_weights[columns]
+        solved = problem if units is None else weighted(problem, units, settings.tolerance)
         if cascade and settings.tolerance is not None:
-            problem = problem.within(cascade_radius(problem, settings.gamma))
-        solved = strict_cascade(problem, settings.strict_bound) if cascade else problem
-        tasks.append(GroupTask(solved, problem, None if shares is None else shares[group]))
+            solved = solved.within(cascade_radius(solved, settings.gamma))
+        if cascade:
+            solved = strict_cascade(solved, settings.strict_bound)
+        tasks.append(GroupTask(solved, problem, None if shares is None else shares[group], units))
     return tasks
+
+
+def weighted(problem: Problem, units: NDArray[np.float64], tolerance: float | None) -> Problem:
+    """Return a problem for the outputs ``units[j] * y_j``; the tolerance is relative to these."""
+    lower, upper = (end * units for end in problem.box())
+    epsilon = None
+    if tolerance is not None:
+        norms = tolerance * np.linalg.norm(np.asarray(problem.Y, np.float64) * units, axis=0)
+        epsilon = float(np.linalg.norm(norms)) if problem.joint else norms
+    return Problem(
+        problem.X, None, np.asarray(problem.W) * units,
+        None if problem.b is None else problem.b * units, lower=lower, upper=upper,
+        Z=None if problem.Z is None else problem.Z * units, epsilon=epsilon,
+        formulation=problem.formulation, radius=problem.radius, intercept=problem.intercept,
+    )  # fmt: skip
 
 
 def cascade_radius(problem: Problem, gamma: float) -> Any:
@@ -144,6 +226,7 @@ def strict_cascade(problem: Problem, strict_bound: str) -> Problem:
 
     With ``V = X W + b`` an end of the box at u becomes V (``"trained"``, the paper's), or the
     further out of V and u (``"clipped"``), which asks for no more and bounds the error as well.
+    Linear targets stay the original pre-activations, where the box has them.
     """
     if not problem.strict:
         return problem
@@ -157,8 +240,9 @@ def strict_cascade(problem: Problem, strict_bound: str) -> Problem:
         outer = np.maximum(outer[0], upper), np.minimum(outer[1], lower)
     upper, lower = outer
     return Problem(
-        problem.X, None, problem.W, problem.b, lower=lower, upper=upper, epsilon=problem.epsilon,
-        formulation="strict", radius=problem.radius, intercept=problem.intercept,
+        problem.X, None, problem.W, problem.b, lower=lower, upper=upper, Z=problem.Z,
+        epsilon=problem.epsilon, formulation="strict", radius=problem.radius,
+        intercept=problem.intercept,
     )  # fmt: skip
 
 
@@ -187,24 +271,55 @@ def as_pipeline(settings: LayerSettings) -> Pipeline:
     return run
 
 
-def judge_group(task: GroupTask, layer: Layer, solution: Solution) -> GroupAnswer:
+def judge_group(
+    task: GroupTask, layer: Layer, solution: Solution, stages: tuple[Stage, ...] = ()
+) -> GroupAnswer:
     """Return an answer in the dtype of the layer, judged once more where that rounds it."""
-    W = solution.W.astype(layer.dtype)
-    b = None if solution.b is None else solution.b.astype(layer.dtype)
+    W, b = (task.to_layer(values, layer.dtype) for values in (solution.W, solution.b))
     judged, status = solution.certificate, solution.status
     if W.dtype.itemsize < solution.W.dtype.itemsize:
         problem = task.problem
         if judged.epsilons is not None:
             problem = problem.within(_levels(judged.epsilons, problem))
-        judged = certify(problem, W, b, solution.theta)
+        judged = certify(problem, task.to_problem(W), task.to_problem(b), solution.theta)
         status = _status_after_rounding(status, judged, W.dtype)
     reached = judged
     if task.target is not task.problem:
         reached = certify(task.target, W, b)
     return GroupAnswer(
         W, b, status, judged, reached, solution.theta is not None, solution.solver,
-        solution.warnings,
+        solution.warnings, stages,
     )  # fmt: skip
+
+
+def stage_of(name: str, task: GroupTask, solution: Solution) -> Stage:
+    """Return the figures of one step, judged for the original target box."""
+    judged = solution.certificate
+    proving = judged.epsilons is not None and solution.theta is not None
+    reached = judged
+    if task.target is not task.problem:
+        reached = certify(task.target, task.to_layer(solution.W), task.to_layer(solution.b))
+    return Stage(
+        name, solution.nnz, reached.distance, reached.activation_error,
+        judged.gap if proving else None, solution.status, solution.seconds["total"],
+    )  # fmt: skip
+
+
+def stages_together(answers: Sequence[GroupAnswer], scale: float) -> tuple[Stage, ...]:
+    """Return the steps of a layer from those of its groups; errors relative to a norm."""
+    found = []
+    for parts in zip(*(answer.stages for answer in answers), strict=False):
+        errors, gaps = [one.error for one in parts], [one.gap for one in parts]
+        error = None if None in errors else relative(_norm(errors), scale)
+        found.append(
+            Stage(
+                parts[0].name, sum(one.nnz for one in parts),
+                _norm(one.distance for one in parts), error,
+                None if None in gaps else max(gap for gap in gaps if gap is not None),
+                worst([one.status for one in parts]), sum(one.seconds for one in parts),
+            )
+        )  # fmt: skip
+    return tuple(found)
 
 
 def target_norm(tasks: Sequence[GroupTask]) -> float:

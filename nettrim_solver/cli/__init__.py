@@ -1,0 +1,73 @@
+"""The command ``nettrim``: networks in files, one saved problem, and the demonstration.
+
+Exit codes: 0 proved (``prune`` and ``compare``: done what was asked for), 1 an answer without proof
+(or a proof that there is none), 2 bad input or usage, 130 interrupted. Errors are one line on
+stderr. Each subcommand has a module; everything slow is imported when one runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+
+from ..exceptions import NettrimError, SolverError
+from . import compare, demo, inspect, prune, solve
+from .common import BAD_INPUT, INTERRUPTED, UNPROVED, Parser, UsageError, one_line
+
+COMMANDS = (prune, inspect, compare, solve, demo)
+
+EPILOG = """example:
+  nettrim prune model.onnx --calibration inputs.npz --tolerance 0.1 -o pruned.onnx
+
+exit codes: 0 done, and proved where a proof was asked for; 1 an answer without proof;
+2 bad input or usage; 130 interrupted"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line, and return its exit code.
+
+    Examples
+    --------
+    >>> main(["solve", "missing.npz"])
+    2
+    """
+    debug = False
+    try:
+        arguments = build_parser().parse_args(argv)
+        debug = arguments.debug
+        code: int = arguments.run(arguments)
+        sys.stdout.flush()
+        return code
+    except KeyboardInterrupt:
+        print("nettrim: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        # The reader of stdout has gone: nothing more can be said, not even at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return UNPROVED
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        print(f"nettrim: error: {one_line(error)}", file=sys.stderr)
+        bad_input = isinstance(error, (NettrimError, UsageError, OSError))
+        return BAD_INPUT if bad_input and not isinstance(error, SolverError) else UNPROVED
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of all subcommands; each sets ``run`` to its function."""
+    from .. import __version__
+
+    parser = Parser(
+        prog="nettrim",
+        description="Prune trained networks layer by layer, with a proof of optimality.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"nettrim_solver {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for command in COMMANDS:
+        command.add_parser(commands)
+    return parser

@@ -1,0 +1,82 @@
+"""What subcommands on a model file share: the model, its data, how layers are pruned."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .common import UsageError, given_options
+
+if TYPE_CHECKING:
+    from ..frameworks.files import ModelFile
+    from .data import Samples, Score
+
+
+def add_model(command: Any) -> None:
+    """Add the model file, and the trust that some formats need."""
+    command.add_argument("model", type=Path, metavar="MODEL", help="model file")
+    command.add_argument("--trust", action="store_true",
+                         help="read .joblib and .pkl files, running the code in them")  # fmt: skip
+    command.add_argument("--onnx-input", metavar="NAME", help="input, of a model with several")
+    command.add_argument("--onnx-output", metavar="NAME", help="output, of a model with several")
+    command.add_argument("--input-shape", type=int, nargs="+", metavar="N",
+                         help="shape of a sample, where an ONNX model leaves it open")  # fmt: skip
+
+
+def onnx_options(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Return how an ONNX model is to be read."""
+    names = {"onnx_input": "input", "onnx_output": "output", "input_shape": "input_shape"}
+    return {names[name]: value for name, value in given_options(arguments, names).items()}
+
+
+def add_model_options(command: Any) -> None:
+    """Add the model and its data."""
+    add_model(command)
+    command.add_argument("--calibration", metavar="FILE", help="samples to prune on, .npy or .npz")
+    command.add_argument("--validation", metavar="FILE",
+                         help="other samples, and labels: for errors and accuracy")  # fmt: skip
+    command.add_argument("--samples", type=int, metavar="N",
+                         help="calibrate on N of the samples, chosen at random")  # fmt: skip
+    command.add_argument("--seed", type=int, metavar="N", help="decides which (default: 0)")
+
+
+def add_network_options(command: Any) -> None:
+    """Add how the layers of a network are pruned, whatever the solver."""
+    command.add_argument("--mode", choices=("cascade", "parallel"),
+                         help="signals that a layer is pruned on (default: cascade)")  # fmt: skip
+    command.add_argument("--exclude", nargs="+", metavar="NAME",
+                         help="layers that stay, by name, pattern or kind")  # fmt: skip
+    command.add_argument("--max-rows", type=int, metavar="N", help="rows of a layer used at most")
+
+
+def read_file(arguments: argparse.Namespace) -> ModelFile:
+    """Return the model of the command line; warn where reading it ran code."""
+    from .. import terminal
+    from ..frameworks.files import PICKLES, read_model
+
+    model = read_model(arguments.model, trust=arguments.trust, **onnx_options(arguments))
+    if model.path.suffix.lower() in PICKLES and not arguments.quiet:
+        terminal.warn(f"{model.path} was read as a pickle, which runs any code in it")
+    return model
+
+
+def read_data(
+    arguments: argparse.Namespace,
+) -> tuple[ModelFile, Samples, Samples | None, Score | None]:
+    """Return the model, the calibration and validation samples, and what scores networks."""
+    from .data import how_to_make, make_score, read_samples
+
+    model = read_file(arguments)
+    if arguments.calibration is None:
+        raise UsageError(
+            f"calibration data is never made up, give --calibration FILE: {how_to_make(model)}"
+        )
+    calibration = read_samples(
+        arguments.calibration, model, flag="--calibration", n_samples=arguments.samples,
+        seed=arguments.seed or 0,
+    )  # fmt: skip
+    if arguments.validation is None:
+        return model, calibration, None, None
+    validation = read_samples(arguments.validation, model, flag="--validation")
+    return model, calibration, validation, make_score(validation, model, "--validation")

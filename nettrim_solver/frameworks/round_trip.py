@@ -1,0 +1,171 @@
+r"""What readers and writers of models share: probes, and the arrays that a pruned network changes.
+
+A network is compared with its model on random samples whenever it is read or written, so that a
+part that computes something else than its class says is found.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..exceptions import ProblemError
+from ..network import BatchNorm, Network
+from ..network.layers import Layer
+from ..network.operations import Shape
+
+#: Random samples on which a model is compared with its network, and their largest difference
+#: relative to the largest output: the roundings of some dozen layers.
+PROBES, AGREEMENT = 4, {np.dtype(np.float64): 1e-10, np.dtype(np.float32): 1e-4}
+
+
+class Change(NamedTuple):
+    """New values for one array of a model.
+
+    Attributes
+    ----------
+    name : str
+        Of the layer or batch normalisation.
+    field : str
+        ``"W"`` or ``"b"`` of a layer; ``"scale"``, ``"shift"``, ``"mean"`` or ``"variance"``.
+    values : ndarray
+        In the network's order of axes.
+    """
+
+    name: str
+    field: str
+    values: NDArray[Any]
+
+
+#: Whether a model has an array for this field of the operation of this name.
+Holds = Callable[[str, str], bool]
+
+
+def probe_samples(network: Network, shape: Shape) -> NDArray[Any]:
+    """Return random samples of a shape, in the dtype of a network's weights."""
+    samples = np.random.default_rng(0).standard_normal((PROBES, *shape))
+    return samples.astype(network.dtype)
+
+
+def check_agreement(
+    what: str, outputs: NDArray[Any], network: Network, samples: NDArray[Any]
+) -> None:
+    """Raise unless a model's outputs are the network's.
+
+    Parameters
+    ----------
+    what : str
+        What is compared, for messages: ``"module"``.
+    outputs : ndarray
+        Of the model, for the samples.
+    network : Network
+    samples : ndarray
+        See :func:`probe_samples`.
+    """
+    expected = network(samples)
+    if outputs.shape != expected.shape:
+        raise ProblemError(
+            f"{what} must give outputs of shape {expected.shape}, but gave {outputs.shape}"
+        )
+    difference = float(np.max(np.abs(outputs - expected)))
+    scale = float(np.max(np.abs(expected)))
+    if not difference <= AGREEMENT[network.dtype] * scale:
+        raise ProblemError(
+            f"{what} must compute what the network does, but on random inputs the outputs differ "
+            f"by {difference:.3g} of {scale:.3g}: the network is another one's, or something else "
+            f"than its layers, such as a hook, changes what the {what} computes"
+        )
+
+
+def changed_arrays(what: str, trained: Network, pruned: Network, holds: Holds) -> list[Change]:
+    r"""Return what of a model is to be written, or raise if the network is another one.
+
+    A batch normalisation ``s x + t`` that was folded into the layer before it is taken out of the
+    weights again: with the folded W and b,
+
+    ::
+
+        W / s        goes to the layer,
+        b - t        to the shift of the normalisation, relative to the layer's own intercept,
+
+    which keeps the zeros, and keeps its running statistics meaningful for further training. Without
+    a shift the rest goes to the running mean. Where s is zero, so is W.
+
+    Parameters
+    ----------
+    what : str
+        What is written to, for messages.
+    trained : Network
+        As read from it.
+    pruned : Network
+        With layers of the same names and shapes, its batch normalisations folded or not.
+    holds : callable
+    """
+    expected = {layer.name: layer.W.shape for layer in trained.layers}
+    found = {layer.name: layer.W.shape for layer in pruned.layers}
+    if expected != found:
+        differing = sorted({*expected.items()} ^ {*found.items()})
+        raise ProblemError(
+            f"network must have the layers of the {what}, but they differ in {differing}; smaller "
+            f"arrays, without dead neurons, need a smaller {what}"
+        )
+    kept = {op.name for op in pruned.operations}
+    changes: list[Change] = []
+    for old in trained.layers:
+        new = pruned.layer(old.name)
+        norm = _folded_norm(trained, old, kept)
+        if norm is not None:
+            changes += _unfolded(new, old, norm, holds)
+            continue
+        changes.append(Change(old.name, "W", new.W))
+        if holds(old.name, "b"):
+            b = np.zeros(new.n_outputs) if new.b is None else new.b
+            changes.append(Change(old.name, "b", b))
+        elif new.b is not None and np.any(new.b):
+            raise ProblemError(
+                f"{new.label} has an intercept, but in the {what} {old.name!r} has none to hold it"
+            )
+    for op in trained.operations:
+        if isinstance(op, BatchNorm) and op.name in kept:
+            changes += _norm_changes(pruned[op.name], op, holds)
+    return changes
+
+
+def _folded_norm(network: Network, layer: Layer, kept: set[str]) -> BatchNorm | None:
+    """Return the normalisation behind a layer that is part of its weights in the other network."""
+    users = network.consumers(layer.name)
+    if len(users) == 1 and isinstance(users[0], BatchNorm) and users[0].name not in kept:
+        return users[0]
+    return None
+
+
+def _unfolded(new: Layer, old: Layer, norm: BatchNorm, holds: Holds) -> list[Change]:
+    """Return the new weights of a layer, and the new shift of the normalisation behind it."""
+    s, t = norm.factors()
+    b = np.zeros_like(t) if new.b is None else new.b.astype(np.float64)
+    divisor = np.where(s == 0, 1.0, s)
+    matrices = [
+        np.where(s[new.columns(group)] == 0, 0.0, matrix / divisor[new.columns(group)])
+        for group, matrix in enumerate(new.matrices())
+    ]
+    W = Change(old.name, "W", new.from_matrices(matrices))
+    own = 0.0 if old.b is None else old.b.astype(np.float64)
+    rest = b - t - s * own
+    if holds(norm.name, "shift"):
+        # s (W' x + own) + t' = s W' x + b
+        return [W, Change(norm.name, "shift", norm.shift + rest)]
+    return [W, Change(norm.name, "mean", norm.mean - rest / divisor)]
+
+
+def _norm_changes(new: Any, old: BatchNorm, holds: Holds) -> list[Change]:
+    """Return the parameters of a normalisation that differ from the trained ones."""
+    return [
+        Change(old.name, field, getattr(new, field))
+        for field in ("scale", "shift", "mean", "variance")
+        if isinstance(new, BatchNorm)
+        and holds(old.name, field)
+        and not np.array_equal(getattr(new, field), getattr(old, field))
+    ]

@@ -1,0 +1,304 @@
+"""Model files of every format on the command line: inspected, pruned, compared, refused."""
+
+import json
+import pickle
+import sys
+
+import numpy as np
+import pytest
+
+from nettrim_solver.cli import main
+from nettrim_solver.comparison import Comparison
+from nettrim_solver.exceptions import ProblemFileError, SettingsError
+from nettrim_solver.frameworks import from_npz
+from nettrim_solver.frameworks.files import READERS, REFUSED, check_target, read_model
+from tests.tolerances import TOLERANCE
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def arrays(folder):
+    """network.npz, and data.npz with samples and its own answers as labels."""
+    rng = np.random.default_rng(3)
+    named = {"W0": rng.standard_normal((6, 8)), "b0": rng.standard_normal(8)}
+    named |= {"W1": rng.standard_normal((8, 3)), "b1": rng.standard_normal(3)}
+    named["W0"][:, 0] = 0
+    np.savez("network.npz", **named)
+    X = rng.standard_normal((80, 6))
+    np.savez("data.npz", X=X, y=from_npz(named)(X).argmax(axis=1))
+    return named
+
+
+def one_error(capsys):
+    printed = capsys.readouterr()
+    assert printed.out == "" and printed.err.count("\n") == 1 and "bug" not in printed.err
+    return printed.err
+
+
+# Inspect ----------------------------------------------------------------------------------------
+
+
+def test_inspect_counts_the_weights(arrays, capsys):
+    assert main(["inspect", "network.npz"]) == 0
+    text = capsys.readouterr().out
+    assert "6 x 8" in text and "72 weights, 6 of them zero" in text and "(n_samples, 6)" in text
+    assert main(["inspect", "network.npz", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [one["zeros"] for one in found["layers"]] == [6, 0]
+    assert found["input_shape"] == [6] and (found["weights"], found["zeros"]) == (72, 6)
+    assert main(["inspect", "network.npz", "--quiet"]) == 0
+    assert capsys.readouterr() == ("", "")
+
+
+# ONNX -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def graph(folder):
+    """model.onnx: Gemm, Relu, and a product of two signals, which nothing can prune."""
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    rng = np.random.default_rng(5)
+    helper, real = onnx.helper, onnx.TensorProto.FLOAT
+    weights = {
+        "W": rng.standard_normal((5, 7)), "b": rng.standard_normal(7),
+        "V": rng.standard_normal((7, 2)),
+    }  # fmt: skip
+    nodes = [
+        helper.make_node("Gemm", ["pixels", "W", "b"], ["h"], name="first"),
+        helper.make_node("Relu", ["h"], ["a"]),
+        helper.make_node("MatMul", ["a", "V"], ["scores"], name="last"),
+    ]
+    made = helper.make_graph(
+        nodes, "net", [helper.make_tensor_value_info("pixels", real, ["N", 5])],
+        [helper.make_tensor_value_info("scores", real, ["N", 2])],
+        [onnx.numpy_helper.from_array(w.astype(np.float32), n) for n, w in weights.items()],
+    )  # fmt: skip
+    model = helper.make_model(made, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    onnx.save(model, "model.onnx")
+    X = rng.standard_normal((90, 5)).astype(np.float32)
+    np.savez("inputs.npz", pixels=X, other=np.ones(3))
+    return X
+
+
+def onnx_outputs(path, X):
+    runtime = pytest.importorskip("onnxruntime")
+    return runtime.InferenceSession(path, providers=["CPUExecutionProvider"]).run(
+        None, {"pixels": X}
+    )[0]
+
+
+@pytest.mark.parametrize("more", [[], ["--sparse"]])
+def test_an_onnx_model_is_pruned_by_the_name_of_its_input(graph, capsys, more):
+    words = ["--calibration", "inputs.npz", "--sparsity", "0.6", "--solver", "alps", "--json"]
+    assert main(["prune", "model.onnx", *words, "-o", "pruned.onnx", *more]) == 0
+    error = json.loads(capsys.readouterr().out)["output_error"]
+    before, after = (onnx_outputs(path, graph) for path in ("model.onnx", "pruned.onnx"))
+    measured = np.linalg.norm(after - before) / np.linalg.norm(before)
+    assert measured == pytest.approx(error, rel=100 * TOLERANCE["network_single"])
+    assert main(["inspect", "pruned.onnx", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["input_names"] == ["pixels"]
+    assert found["weights"] == 49 and found["zeros"] == pytest.approx(0.6 * 49, abs=1)
+    assert {one["operator"] for one in found["layers"]} == {"Gemm", "MatMul"}
+
+
+def test_a_wrong_input_name_is_one_line(graph, capsys):
+    np.savez("wrong.npz", image=graph, other=graph)
+    words = ["--calibration", "wrong.npz", "--tolerance", "0.1", "-o", "out.onnx"]
+    assert main(["prune", "model.onnx", *words]) == 2
+    assert "'pixels' or 'X'" in one_error(capsys)
+
+
+def test_what_cannot_be_pruned_is_listed_with_its_reason(folder, capsys):
+    """The weights of the second product are computed."""
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    text = """<ir_version: 8, opset_import: ["": 17]> net (float[N, 3] x) => (float[N, 2] y)
+        <float[3, 4] A = {1, 0, 0, 2, 0, 1, 0, 2, 0, 0, 1, 2},
+         float[4, 2] B = {1, 0, 0, 2, 0, 1, 1, 1}>
+        { z = MatMul(x, A)  C = Exp(B)  y = MatMul(z, C) }"""
+    onnx.save(onnx.parser.parse_model(text), "odd.onnx")
+    assert main(["inspect", "odd.onnx", "--json"]) == 0
+    first, second = json.loads(capsys.readouterr().out)["layers"]
+    assert first["prunable"] and first["zeros"] == 6 and first["shape"] == [3, 4]
+    assert not second["prunable"] and "Exp" in second["reason"]
+    assert main(["inspect", "odd.onnx"]) == 0
+    assert "1 of 2 layers" in capsys.readouterr().out
+
+
+# scikit-learn -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def estimator(folder):
+    """A pipeline with classes that are words, fitted on blobs, in model.pkl and model.joblib."""
+    joblib = pytest.importorskip("joblib")
+    from sklearn.neural_network import MLPClassifier
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    rng = np.random.default_rng(1)
+    names = np.array(["cat", "dog", "eel"])
+    centres = 4 * rng.standard_normal((3, 5))
+    y = rng.integers(3, size=300)
+    X = centres[y] + rng.standard_normal((300, 5))
+    mlp = MLPClassifier((16,), solver="lbfgs", max_iter=40, tol=1.0, random_state=0)
+    model = make_pipeline(StandardScaler(), mlp).fit(X, names[y])
+    joblib.dump(model, "model.joblib")
+    with open("model.pkl", "wb") as stream:
+        pickle.dump(model, stream)
+    np.savez("data.npz", X=X, y=names[y])
+    return model, X, names[y]
+
+
+@pytest.mark.parametrize("name", ["joblib", "pkl"])
+@pytest.mark.parametrize("more", [[], ["--sparse"]])
+def test_a_trusted_estimator_is_pruned(estimator, capsys, name, more):
+    model, X, y = estimator
+    words = ["--calibration", "data.npz", "--validation", "data.npz", "--tolerance", "0.1"]
+    command = ["prune", f"model.{name}", *words, "-o", f"pruned.{name}", *more, "--json"]
+    assert main(command) == 2
+    assert "--trust" in one_error(capsys)
+    assert main([*command, "--trust"]) == 0
+    printed = capsys.readouterr()
+    assert "runs any code" in printed.err and printed.err.count("\n") == 1
+    found = json.loads(printed.out)["validation"]
+    pruned = read_model(f"pruned.{name}", trust=True).model
+    assert found["trained"] == model.score(X, y) and found["pruned"] == pruned.score(X, y)
+    zeros = sum(np.sum((W.toarray() if more else W) == 0) for W in pruned[-1].coefs_)
+    assert zeros > 0
+
+
+def test_labels_that_are_no_classes_are_one_line(estimator, capsys):
+    _, X, _ = estimator
+    np.savez("fish.npz", X=X, y=np.full(len(X), "fish"))
+    words = ["--calibration", "data.npz", "--validation", "fish.npz", "--tolerance", "0.1"]
+    assert main(["prune", "model.pkl", *words, "-o", "p.pkl", "--trust", "--quiet"]) == 2
+    assert "fish" in one_error(capsys)
+
+
+def test_two_classes_are_scored_at_one_half(folder, capsys):
+    pytest.importorskip("sklearn")
+    from sklearn.neural_network import MLPClassifier
+
+    rng = np.random.default_rng(2)
+    X = rng.standard_normal((100, 4))
+    y = (X[:, 0] + 0.3 * rng.standard_normal(100) > 0.5).astype(int)
+    model = MLPClassifier((6,), solver="lbfgs", max_iter=50, tol=1.0, random_state=0).fit(X, y)
+    with open("two.pkl", "wb") as stream:
+        pickle.dump(model, stream)
+    np.savez("data.npz", X=X, y=y)
+    words = ["--calibration", "data.npz", "--validation", "data.npz", "--sparsity", "0.3"]
+    assert main(["prune", "two.pkl", *words, "-o", "p.pkl", "--trust", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["validation"]["trained"] == model.score(X, y)
+
+
+# Compare ----------------------------------------------------------------------------------------
+
+
+def test_compare_measures_every_solver_at_equal_zeros(arrays, capsys):
+    words = ["--calibration", "data.npz", "--validation", "data.npz", "--solvers", "wanda", "alps"]
+    words += ["--sparsities", "0.5", "0.75", "-o", "table.json"]
+    assert main(["compare", "network.npz", *words]) == 0
+    text = capsys.readouterr().out
+    assert "wanda at 0.75: error " in text and "Wrote table.json" in text
+    with open("table.json") as stream:
+        found = Comparison.from_json(stream.read())
+    assert [row.solver for row in found.rows] == ["wanda", "wanda", "alps", "alps"]
+    assert [row.nnz for row in found.rows[2:]] == [36, 18]
+    # Of the weights of an output that is zero anyway, wanda can remove no others.
+    assert found.rows[0].nnz <= 36 and found.rows[1].nnz <= 18
+    assert found.trained_accuracy == 1.0 and found.n_heldout == 80
+    wanda, alps = found.rows[1], found.rows[3]
+    assert alps.error < wanda.error and alps.heldout_error < wanda.heldout_error
+
+
+def test_compare_draws_and_prints_json(arrays, folder, capsys):
+    pytest.importorskip("matplotlib")
+    words = ["--calibration", "data.npz", "--solvers", "magnitude", "--sparsities", "0.5", "--json"]
+    assert main(["compare", "network.npz", *words, "--plot", "plot.svg"]) == 0
+    printed = capsys.readouterr()
+    assert printed.out.count("\n") == 1 and json.loads(printed.out)["rows"][0]["nnz"] == 36
+    assert "<svg" in (folder / "plot.svg").read_text()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ((), "numpy.savez"),
+        (("--calibration", "data.npz", "--solvers", "nothing"), "nothing"),
+        (("--calibration", "data.npz", "--sparsities", "1.5"), "sparsities"),
+        (("--calibration", "data.npz", "--plot", "plot.txt"), ".png"),
+        (("--calibration", "data.npz", "-o", "missing/table.json"), "cannot write"),
+        (("--calibration", "data.npz", "-o", "network.npz"), "read as well"),
+    ],
+)
+def test_bad_comparisons_are_one_line(arrays, capsys, words, message):
+    assert main(["compare", "network.npz", *words]) == 2
+    assert message in one_error(capsys)
+
+
+# Files ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("suffix", REFUSED)
+def test_refused_files_say_what_to_do_in_python(folder, capsys, suffix):
+    (folder / f"model{suffix}").touch()
+    for words in (["inspect"], ["prune", "--tolerance", "0.1", "-o", f"out{suffix}"]):
+        assert main([words[0], f"model{suffix}", *words[1:]]) == 2
+        error = one_error(capsys)
+        assert "In Python" in error or "in Python" in error
+        assert "prune_network" in error
+
+
+@pytest.mark.parametrize("suffix", READERS)
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda path: None,
+        lambda path: path.mkdir(),
+        lambda path: path.touch(),
+        lambda path: path.write_bytes(bytes(range(256)) * 9),
+        lambda path: path.write_bytes(b"PK\x03\x04 not really"),
+    ],
+    ids=["missing", "folder", "empty", "noise", "no archive"],
+)
+def test_files_that_are_no_models_are_one_line(folder, capsys, suffix, make):
+    if suffix == ".onnx":
+        pytest.importorskip("onnxruntime")
+    path = folder / f"model{suffix}"
+    make(path)
+    assert main(["inspect", path.name, "--trust", "--quiet"]) == 2
+    assert path.name in one_error(capsys)
+
+
+def test_a_truncated_network_is_one_line(arrays, folder, capsys):
+    content = (folder / "network.npz").read_bytes()
+    (folder / "network.npz").write_bytes(content[: len(content) // 2])
+    assert main(["inspect", "network.npz"]) == 2
+    assert "network.npz is not" in one_error(capsys)
+
+
+def test_the_errors_of_a_network_name_its_file(folder, capsys):
+    np.savez("gap.npz", W0=np.ones((2, 2)), W1=np.ones((2, 2)), b0=np.ones(2))
+    assert main(["inspect", "gap.npz"]) == 2
+    assert "gap.npz: b1 is missing" in one_error(capsys)
+
+
+def test_an_unknown_format_is_refused(folder):
+    with pytest.raises(ProblemFileError, match=r"\.onnx"):
+        read_model("model.tflite")
+    with pytest.raises(SettingsError, match=r"must end in \.npz"):
+        check_target("a.npz", "b.onnx")
+
+
+def test_reading_a_model_imports_no_other_framework(arrays):
+    before = set(sys.modules)
+    assert read_model("network.npz").network.n_weights == 72
+    assert not {"torch", "keras"} & (set(sys.modules) - before)

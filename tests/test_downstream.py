@@ -1,0 +1,168 @@
+"""Outputs weighted by what their errors do to the network's output."""
+
+import numpy as np
+import pytest
+
+from nettrim_solver.exceptions import SettingsError
+from nettrim_solver.network import (
+    Activate,
+    Add,
+    AveragePool2d,
+    Conv2d,
+    Dense,
+    Flatten,
+    Network,
+    Softmax,
+    allocate,
+    prune_network,
+)
+from nettrim_solver.network.calibration import Calibration
+from nettrim_solver.network.downstream import downstream_weights
+from nettrim_solver.pipeline import L0, Pipeline, Refit, Solve
+
+from .tolerances import TOLERANCE
+
+RNG = np.random.default_rng(5)
+
+
+def mlp(scale=1.0):
+    """Return a ReLU network whose hidden units count by `scale`; it computes the same for all."""
+    rng = np.random.default_rng(1)
+    scale = np.broadcast_to(scale, 8)
+    V, b = rng.standard_normal((12, 8)), 0.3 * rng.standard_normal(8)
+    W = rng.standard_normal((8, 5)) * np.geomspace(0.1, 3, 8)[:, None]
+    return Network([
+        Dense(V * scale, b * scale, name="hidden"), Activate("relu"),
+        Dense(W / scale[:, None], np.zeros(5), name="scores"),
+    ])  # fmt: skip
+
+
+X = RNG.standard_normal((200, 12))
+
+
+def test_weights_in_front_of_a_linear_layer_are_the_norms_of_its_rows():
+    network = mlp()
+    rows = np.linalg.norm(network.layer("scores").W, axis=1)
+    found = downstream_weights(network, "hidden", Calibration(X))
+    expected = rows / np.sqrt(np.mean(rows**2))
+    assert found == pytest.approx(expected, rel=TOLERANCE["downstream_linear"])
+    assert downstream_weights(network, "scores", Calibration(X)) == pytest.approx(np.ones(5))
+
+
+def test_a_last_softmax_is_left_out():
+    network = mlp()
+    behind = Network([*network.operations, Softmax()])
+    expected = downstream_weights(network, "hidden", Calibration(X))
+    assert np.array_equal(downstream_weights(behind, "hidden", Calibration(X)), expected)
+
+
+def test_positions_of_a_channel_count_together():
+    """Averages over a channel's positions: J is the dense row over their number, at each."""
+    rng = np.random.default_rng(2)
+    W = rng.standard_normal((3, 4)) * np.array([[0.2], [1.0], [5.0]])
+    network = Network(
+        [
+            Conv2d(rng.standard_normal((3, 1, 3, 3)), np.zeros(3), name="conv"),
+            AveragePool2d(4), Flatten(), Dense(W, np.zeros(4), name="dense"),
+        ],
+        input_shape=(1, 6, 6),
+    )  # fmt: skip
+    data = Calibration(rng.standard_normal((128, 1, 6, 6)))
+    rows = np.linalg.norm(W, axis=1)
+    found = downstream_weights(network, "conv", data)
+    # Random signs: 128 samples, each a sum of 16 signs squared.
+    assert found[1:] / found[:-1] == pytest.approx(rows[1:] / rows[:-1], rel=0.5)
+
+
+def test_both_branches_of_a_residual_count():
+    rng = np.random.default_rng(3)
+    V = rng.standard_normal((6, 6))
+    network = Network([
+        Dense(rng.standard_normal((6, 6)), np.zeros(6), name="first"),
+        Dense(V, np.zeros(6), name="second"), Add(inputs=("first", "second")),
+    ])  # fmt: skip
+    rows = np.linalg.norm(np.eye(6) + V, axis=1)
+    found = downstream_weights(network, "first", Calibration(X[:, :6]))
+    expected = rows / np.sqrt(np.mean(rows**2))
+    assert found == pytest.approx(expected, rel=TOLERANCE["downstream_linear"])
+
+
+def test_units_that_move_nothing_still_count():
+    network = mlp()
+    W = network.layer("scores").W.copy()
+    W[0] = 0
+    found = downstream_weights(
+        network.replace({"scores": (W, np.zeros(5))}), "hidden", Calibration(X)
+    )
+    assert 0 < found[0] < 0.01
+    dead = network.replace({"scores": (0 * W, np.zeros(5))})
+    assert np.array_equal(downstream_weights(dead, "hidden", Calibration(X)), np.ones(8))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"solver": "l0", "sparsity": 0.6}, {"solver": "admm", "tolerance": 0.2}],
+    ids=["l0", "admm"],
+)
+def test_units_of_a_layer_do_not_matter(options):
+    """Hidden units scaled up, and their consumers down, are the same network."""
+    scale = np.geomspace(0.25, 4.0, 8)
+    options = options | {"output_weights": "downstream", "skip": "scores", "n_threads": 1}
+    plain, scaled = (prune_network(n, X, **options) for n in (mlp(), mlp(scale)))
+    W = plain.network.layer("hidden").W
+    close = TOLERANCE["downstream_units"] * np.abs(W).max()
+    assert np.abs(scaled.network.layer("hidden").W / scale - W).max() <= close
+    if options["solver"] == "admm":
+        assert plain.layers[0].gap <= TOLERANCE["proved"]
+        assert plain.layers[0].violation <= TOLERANCE["proved"]
+
+
+@pytest.mark.parametrize("mode", ["cascade", "parallel"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"solver": "admm", "tolerance": 0.2},
+        {"solver": "admm", "tolerance": 0.2, "formulation": "strict", "radius": "per_output"},
+        {"pipeline": Pipeline(Solve("admm"), Refit()), "sparsity": 0.5},
+        {"pipeline": Pipeline(L0()), "sparsity": 0.5},
+    ],
+    ids=["pooled", "strict", "refit", "l0"],
+)
+def test_reported_errors_are_in_the_units_of_the_layer(mode, options):
+    network = mlp(np.geomspace(0.25, 4.0, 8))
+    result = prune_network(
+        network, X, mode=mode, output_weights="downstream", n_threads=1, **options
+    )
+    hidden = result.layers[0]
+    before = np.maximum(X @ network.layer("hidden").W + network.layer("hidden").b, 0)
+    layer = result.network.layer("hidden")
+    after = np.maximum(X @ layer.W + layer.b, 0)
+    error = np.linalg.norm(after - before) / np.linalg.norm(before)
+    assert hidden.error == pytest.approx(error, rel=TOLERANCE["reordered"])
+    assert hidden.network_error <= hidden.network_bound
+    assert result.output_error <= result.output_bound
+
+
+def test_the_output_changes_less_with_the_same_zeros():
+    network, errors = mlp(np.geomspace(8.0, 0.1, 8)), {}
+    for weights in ("equal", "downstream"):
+        result = prune_network(
+            network, X, nnz={"hidden": 30}, skip="scores", solver="l0", output_weights=weights
+        )
+        errors[weights] = result.output_error
+    assert errors["downstream"] < errors["equal"]
+
+
+def test_an_allocation_measures_with_the_same_weights():
+    network = mlp(np.geomspace(8.0, 0.1, 8))
+    found = allocate(network, X, sparsity=0.6, output_weights="downstream")
+    again = prune_network(
+        network, X, sparsity=0.6, allocation="output_error", solver="alps",
+        output_weights="downstream",
+    )  # fmt: skip
+    assert again.budgets == found
+
+
+def test_bad_input():
+    with pytest.raises(SettingsError, match="output_weights must be one of .*'equal'"):
+        prune_network(mlp(), X, sparsity=0.5, output_weights="upstream")
