@@ -51,6 +51,17 @@ class Renamed(nn.Linear):
     """A linear module by another name."""
 
 
+class Gate(nn.Module):
+    """A part that torch.fx cannot trace, with a layer of its own."""
+
+    def __init__(self, size):
+        super().__init__()
+        self.inner = nn.Linear(size, size)
+
+    def forward(self, x):
+        return x.mul_(2) if x.shape[-1] < 4 or bool((x > 1e9).any()) else torch.sin(self.inner(x))
+
+
 class Block(nn.Module):
     def __init__(self, channels, norm=nn.BatchNorm2d):
         super().__init__()
@@ -321,6 +332,44 @@ def test_parts_keep_their_own_mode():
     assert [part.training for part in to_torch(module, network).modules()] == modes
 
 
+def gated():
+    torch.manual_seed(0)
+    blocks = [chain(nn.Linear(6, 6), nn.LayerNorm(6), nn.ReLU()) for _ in range(2)]
+    return chain(*blocks, Gate(6), nn.Dropout(), nn.Linear(6, 2))
+
+
+@pytest.mark.parametrize("names", [["0.1", "1.1", "2"], ["?.1", "Gate"], {"LayerNorm", "2"}])
+def test_parts_that_are_left_to_pytorch(names):
+    module, samples = gated(), torch.randn(50, 6)
+    before = copy.deepcopy(module.state_dict())
+    network = from_torch(module, opaque=names)
+    assert [layer.name for layer in network.layers] == ["0.0", "1.0", "4"]
+    assert [op.name for op in network.operations if op.kind == "opaque"] == ["0.1", "1.1", "2"]
+    given = samples.numpy().copy()
+    given.flags.writeable = False
+    assert_close(network(given), outputs(module, samples))
+    result = prune_network(network, given, solver="magnitude", sparsity=0.5, mode="cascade")
+    pruned = to_torch(module, result.network)
+    assert_close(outputs(pruned, samples), result.network(given))
+    for key, value in pruned.state_dict().items():
+        same = torch.equal(value, before[key])
+        assert same == (key not in ("0.0.weight", "1.0.weight", "4.weight")) or "bias" in key
+    assert all(part.training for part in module.modules())
+
+
+def test_a_part_left_to_pytorch_does_not_change_with_its_module():
+    module = gated()
+    network = from_torch(module, opaque=["LayerNorm", "Gate"])
+    samples = np.ones((3, 6), np.float32)
+    before = network(samples)
+    (words,) = {repr(op) for op in network.operations if op.name == "2"}
+    with torch.no_grad():
+        module[2].inner.weight += 1
+    np.testing.assert_array_equal(network(samples), before)
+    other = from_torch(module, opaque=["LayerNorm", "Gate"])
+    assert words not in {repr(op) for op in other.operations}  # Checkpoints tell them apart.
+
+
 def failing(forward, **parts):
     return lambda: from_torch(Forward(forward, **parts), (4,))
 
@@ -345,7 +394,35 @@ def parametrized():
     return from_torch(module, (4,))
 
 
+class Pair(nn.Module):
+    def forward(self, x):
+        return x, x
+
+
+class Mixing(nn.Module):
+    def forward(self, x):
+        return x.sum(0)
+
+
+def tied():
+    module = chain(nn.Linear(6, 6), Gate(6))
+    module[1].inner.weight = module[0].weight
+    return from_torch(module, opaque=["1"])
+
+
 BAD = {
+    "untraceable part": (lambda: from_torch(chain(nn.Linear(6, 6), chain(Gate(6)))),
+                         r"in '1.0'\).*opaque=\['1.0'\] leaves"),
+    "unsupported part": (lambda: from_torch(gated(), opaque=["2"]), r"opaque=\['0.1'\] leaves"),
+    "no such part": (lambda: from_torch(gated(), opaque=["Gate", "3.x"]), r"called '3.x'.*'0.1'"),
+    "opaque number": (lambda: from_torch(gated(), opaque=3), "nothing is called 3"),
+    "opaque pair": (lambda: from_torch(chain(nn.Linear(4, 4), Pair()), opaque=["1"]),
+                    "must return one tensor, not a tuple"),
+    "opaque mixture": (lambda: from_torch(chain(nn.Linear(4, 4), Mixing()), opaque=["1"]),
+                       "one row per sample"),
+    "opaque with other inputs": (lambda: from_torch(chain(nn.Linear(6, 5), Gate(6)), opaque=["1"]),
+                                 r"must take samples of shape \(5,\)"),
+    "opaque and tied": (tied, "are shared"),
     "no module": (lambda: from_torch(3), r"torch.nn.Module, but was int"),
     "unknown module": (lambda: from_torch(chain(nn.Linear(4, 4), chain(nn.LSTM(4, 4)))),
                        r"module '1.0' \(LSTM\).*not supported; supported are .*Conv2d"),
@@ -412,7 +489,9 @@ def test_the_eight_lines_of_the_docstring():
     assert tuned == [names["pruned"]] and (names["pruned"][3].weight == 0).any()
 
 
-def test_the_page_about_networks():
-    page = Path(__file__).parents[1] / "docs" / "networks.md"
-    (code,) = re.findall(r"^```py\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
+@pytest.mark.parametrize("name", ["networks", "frameworks"])
+def test_the_code_of_the_pages(name):
+    page = Path(__file__).parents[1] / "docs" / f"{name}.md"
+    blocks = re.findall(r"^```py\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
+    (code,) = (block for block in blocks if "import torch" in block)
     exec(code, {})
