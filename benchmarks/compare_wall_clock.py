@@ -5,14 +5,13 @@ Net-Trim is given a radius, and says how many zeros it leaves; the others are to
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import numpy as np
 
 from nettrim_solver import Problem, Solution, instances, refit, solve
 
-from .measure import gemm_pair_seconds, say
+from .measure import Spent, clocked, gemm_pair_seconds, say
 
 #: Samples, inputs, outputs; and as many of the samples held out.
 LAYERS = ((5000, 784, 300), (5000, 1000, 1000))
@@ -62,30 +61,23 @@ def warm_up(layer: Problem) -> None:
 
 def timed(problem: Problem, fresh: Problem, pair: float) -> list[dict[str, Any]]:
     """Return a row per method, first Net-Trim's."""
-    solution, seconds = clocked(lambda: solve(problem, time_limit=PATIENCE, n_threads=1))
-    rows = [row_of("Net-Trim", problem, fresh, solution, seconds, pair)]
+    solution, spent = clocked(lambda: solve(problem, time_limit=PATIENCE, n_threads=1))
+    rows = [row_of("Net-Trim", problem, fresh, solution, spent, pair)]
     better, more = clocked(lambda: refit(problem, solution, "box", n_threads=1))
-    rows.append(row_of("Net-Trim+refit-box", problem, fresh, better, seconds + more, pair))
+    rows.append(row_of("Net-Trim+refit-box", problem, fresh, better, spent + more, pair))
     for solver in OTHERS:
-        answer, seconds = clocked(
+        answer, spent = clocked(
             lambda solver=solver: solve(problem, solver, nnz=solution.nnz, n_threads=1)
         )
-        rows.append(row_of(solver, problem, fresh, answer, seconds, pair))
+        rows.append(row_of(solver, problem, fresh, answer, spent, pair))
         if solver == "obs":
             better, more = clocked(lambda answer=answer: refit(problem, answer, n_threads=1))
-            rows.append(row_of("obs+refit", problem, fresh, better, seconds + more, pair))
+            rows.append(row_of("obs+refit", problem, fresh, better, spent + more, pair))
     return rows
 
 
-def clocked(call: Any) -> tuple[Solution, float]:
-    """Return an answer and its seconds."""
-    started = time.perf_counter()
-    answer = call()
-    return answer, time.perf_counter() - started
-
-
 def row_of(
-    label: str, problem: Problem, fresh: Problem, solution: Solution, seconds: float, pair: float
+    label: str, problem: Problem, fresh: Problem, solution: Solution, spent: Spent, pair: float
 ) -> dict[str, Any]:
     """Return what is shown of an answer."""
     judged = solution.certificate
@@ -94,8 +86,9 @@ def row_of(
     return {
         "label": label,
         "zeros": solution.sparsity,
-        "seconds": seconds,
-        "pairs": seconds / pair,
+        "seconds": spent.seconds,
+        "cpu_seconds": spent.cpu_seconds,
+        "pairs": spent.seconds / pair,
         "activation_error": judged.activation_error / float(np.linalg.norm(problem.Y)),
         "heldout_activation_error": float(np.linalg.norm(heldout) / np.linalg.norm(fresh.Y)),
         "l1_norm": float(np.abs(solution.W).sum()),

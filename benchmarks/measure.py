@@ -18,6 +18,7 @@ import sys
 import time
 import tracemalloc
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,24 @@ def gemm_pair_seconds(X: Any, n_outputs: int, repeats: int = 9) -> float:
         X.T @ Z
 
     return median_seconds(pair, repeats)
+
+
+@dataclass(frozen=True)
+class Spent:
+    """What a call took: wall seconds, and those of the processor, which a shared machine leaves."""
+
+    seconds: float
+    cpu_seconds: float
+
+    def __add__(self, other: Spent) -> Spent:
+        return Spent(self.seconds + other.seconds, self.cpu_seconds + other.cpu_seconds)
+
+
+def clocked(call: Callable[[], Any]) -> tuple[Any, Spent]:
+    """Return what the call returns, and what it took; all threads of the process count."""
+    started, busy = time.perf_counter(), time.process_time()
+    answer = call()
+    return answer, Spent(time.perf_counter() - started, time.process_time() - busy)
 
 
 def median_seconds(call: Callable[[], object], repeats: int) -> float:

@@ -33,7 +33,8 @@ class Row:
     With X of the samples, trained weights W, b and the answer's W', b', the errors are relative:
     ``||X W' + b' - (X W + b)||_F / ||X W + b||_F`` before the activation f, and
     ``||f(X W' + b') - Y||_F / ||Y||_F`` behind it; ``inf`` where the reference is zero, and the
-    answer is not.
+    answer is not. Of a whole network `error` and `heldout_error` are those of its output, zeros and
+    norm are those of all layers, gap and violation the worst of any.
 
     Attributes
     ----------
@@ -47,7 +48,8 @@ class Row:
         Fraction of zeros that the answer has, counted.
     nnz : int
     error, heldout_error : float
-        Before the activation, on the problem's samples and on the held-out ones.
+        Before the activation (of a network: of its output), on the calibration samples and on the
+        held-out ones.
     activation_error, heldout_activation_error : float
         Behind the activation.
     accuracy : float
@@ -114,14 +116,15 @@ COLUMNS = (
 
 @dataclass(frozen=True)
 class Comparison:
-    """The answers of several solvers to one layer, at several sparsities.
+    """The answers of several solvers to one layer or network, at several sparsities.
 
     Attributes
     ----------
     rows : tuple of Row
         By solver, then by sparsity, each answer followed by its refinements.
     problem : str
-        The layer, in a line.
+        The layer or the network, in a line.
+    kind : {"layer", "network"}
     n_heldout : int
         Held-out samples.
     n_threads : int
@@ -134,6 +137,7 @@ class Comparison:
 
     rows: tuple[Row, ...]
     problem: str
+    kind: str = "layer"
     n_heldout: int = 0
     n_threads: int = 1
     trained_accuracy: float | None = None
@@ -216,7 +220,7 @@ class Comparison:
         path : path-like, optional
             Where to write the figure; the suffix decides on the format (".png", ".pdf", ".svg").
         what : {"error", "activation_error"}
-            Before or behind the activation.
+            Before or behind the activation. A network has "error" alone, that of its output.
 
         Returns
         -------
@@ -229,7 +233,7 @@ class Comparison:
         SettingsError, OSError
             If there is no such error, or no such folder.
         """
-        check_choice("what", what, DRAWN)
+        check_choice("what", what, DRAWN if self.kind == "layer" else DRAWN[:1])
         panels = [("calibration samples", what), ("held-out samples", f"heldout_{what}")]
         panels = [p for p in panels if any(_drawable(row, p[1]) for row in self.rows)] or panels[:1]
         figure = new_figure(4.4 * len(panels) + 2.2, 4.4)
@@ -244,8 +248,7 @@ class Comparison:
             panel.yaxis.set_major_formatter("{x:g}")
             panel.yaxis.set_minor_formatter("{x:.2g}")
             panel.grid(alpha=0.3, which="both")
-        behind = "behind" if what == "activation_error" else "before"
-        axes[0].set_ylabel(f"relative error {behind} the activation")
+        axes[0].set_ylabel("relative error " + self._where(what))
         lines = {line.get_label(): line for panel in axes for line in panel.get_lines()}
         if lines:
             styles = {row.refinement for row in self.rows} != {""}
@@ -255,6 +258,12 @@ class Comparison:
             )  # fmt: skip
         save_figure(figure, path)
         return figure
+
+    def _where(self, what: str) -> str:
+        """Return in words where an error is measured."""
+        if self.kind == "network":
+            return "of the network's output"
+        return f"{'behind' if what == 'activation_error' else 'before'} the activation"
 
 
 def _draw(panel: Any, rows: Sequence[Row], name: str, place: int) -> None:

@@ -11,6 +11,7 @@ import scipy.sparse as sp
 
 from nettrim_solver import Comparison, Problem, compare, refit, solve, swaps
 from nettrim_solver.activations import get_activation
+from nettrim_solver.compare import layer, samples
 from nettrim_solver.comparison import Row
 from nettrim_solver.exceptions import (
     MissingDependencyError,
@@ -130,7 +131,7 @@ def test_samples_are_measured_in_blocks(monkeypatch):
     problem, fresh = make()
     options = {"solvers": ["obd"], "sparsities": [0.5], "X_heldout": fresh}
     whole = compare(problem, **options).rows[0]
-    monkeypatch.setattr(sys.modules["nettrim_solver.compare"], "BLOCK_ENTRIES", 8 * 7)
+    monkeypatch.setattr(samples, "BLOCK_ENTRIES", 8 * 7)
     blocks = compare(problem, **options).rows[0]
     for name in ("error", "heldout_error", "activation_error", "heldout_activation_error"):
         close = pytest.approx(getattr(whole, name), rel=TOLERANCE["reordered"])
@@ -210,14 +211,13 @@ def test_the_removals_are_traced_once(monkeypatch):
 
 
 def test_the_search_of_a_convex_solver_goes_on_from_its_answer(monkeypatch):
-    module, starts = sys.modules["nettrim_solver.compare"], []
-    search = module.solve_for_sparsity
+    starts, search = [], layer.solve_for_sparsity
 
     def watched(*args, warm_start, **options):
         starts.append(warm_start)
         return search(*args, warm_start=warm_start, **options)
 
-    monkeypatch.setattr(module, "solve_for_sparsity", watched)
+    monkeypatch.setattr(layer, "solve_for_sparsity", watched)
     problem, _ = make()
     compare(problem, solvers=["admm", "magnitude"], sparsities=[0.4, 0.6])
     assert [start is None for start in starts] == [True, False, True, True]
@@ -426,6 +426,8 @@ def test_a_plot_of_something_else(found):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"X": np.ones((4, 8))}, r"a Problem has samples .* of its own, but got \['X'\]"),
+        ({"mode": "parallel"}, r"a Problem has samples .* of its own, but got \['mode'\]"),
         ({"solvers": ["nothing"]}, "solvers must be among"),
         ({"solvers": "admm"}, "solvers must be a sequence"),
         ({"solvers": []}, "solvers must not be empty"),
@@ -474,8 +476,7 @@ def test_a_plot_of_something_else(found):
     ],
 )
 def test_bad_input_is_refused_before_any_work(changes, message, monkeypatch):
-    module = sys.modules["nettrim_solver.compare"]
-    monkeypatch.setattr(module.Run, "solver", lambda *args: pytest.fail("work was begun"))
+    monkeypatch.setattr(layer.LayerRun, "solver", lambda *args: pytest.fail("work was begun"))
     problem, _ = make()
     with pytest.raises(NettrimError, match=message):
         compare(problem, **changes)
@@ -483,8 +484,8 @@ def test_bad_input_is_refused_before_any_work(changes, message, monkeypatch):
 
 def test_bad_problems():
     problem, fresh = make()
-    with pytest.raises(ProblemError, match="problem must be a Problem"):
-        compare(np.eye(3))
+    with pytest.raises(ProblemError, match="must be a Problem or a Network, but was a ndarray"):
+        compare(np.eye(3), np.eye(3))
     with pytest.raises(ProblemError, match="formulation must be a form with a radius"):
         compare(problem.replace(formulation="penalised", lambda_=1.0))
     with pytest.raises(UnsupportedError, match="give W"):

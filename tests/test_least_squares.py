@@ -13,6 +13,7 @@ from nettrim_solver.exceptions import ProblemError
 from nettrim_solver.solvers.gram import gram
 from nettrim_solver.solvers.least_squares import largest_eigenvalue, refit_mask
 from nettrim_solver.solvers.pruning import Budget, keep_largest
+from nettrim_solver.solvers.watch import Watch
 
 from .brute_force import data_of, least_squares, rows_of, small_layer
 from .planted_layer import planted_layer, relative_error
@@ -117,7 +118,7 @@ def prepared(name, problem, **settings):
     module = importlib.import_module(f"nettrim_solver.solvers.{name}")
     chosen = module.Settings(**settings)
     data = gram(problem, solve_intercept=False)
-    return module.prepare(data, chosen), data.damped(chosen.damping)
+    return module.prepare(data, chosen, Watch()), data.damped(chosen.damping)
 
 
 def budgets(size, n_outputs):

@@ -16,10 +16,6 @@ PRUNERS = [name for name, info in SOLVERS.items() if not info.convex and not inf
 #: Their scores do not know the units of the inputs.
 UNIT_BOUND = {"magnitude"}
 
-#: They raise the number of zeros step by step, dead inputs' among them, so that these change the
-#: steps.
-GRADUAL = {"admm_mask"}
-
 pytestmark = pytest.mark.parametrize("solver", PRUNERS)
 
 
@@ -167,10 +163,9 @@ def test_an_input_without_signal_counts_as_zeros_and_does_not_matter(solver, sco
         whole = solve(Problem(**given, activation="identity"), solver, nnz=nnz, scope=scope)
         without = solve(Problem(**rest, activation="identity"), solver, nnz=nnz, scope=scope)
         assert not whole.W[2].any() and whole.nnz == nnz
-        if solver not in GRADUAL:
-            np.testing.assert_array_equal(whole.W[live] != 0, without.W != 0)
-            np.testing.assert_allclose(whole.W[live], without.W, atol=TOLERANCE["same_answer"])
-            np.testing.assert_allclose(whole.b, without.b, atol=TOLERANCE["same_answer"])
+        np.testing.assert_array_equal(whole.W[live] != 0, without.W != 0)
+        np.testing.assert_allclose(whole.W[live], without.W, atol=TOLERANCE["same_answer"])
+        np.testing.assert_allclose(whole.b, without.b, atol=TOLERANCE["same_answer"])
     solution = solve(Problem(**given, activation="identity"), solver, nnz=40)
     assert solution.nnz == 35
     groups = solve(Problem(**given, activation="identity"), solver, pattern="2:4").W != 0
@@ -261,6 +256,47 @@ def test_the_unit_of_every_input_does_not_matter(solver):
         return
     np.testing.assert_array_equal(first.W != 0, second.W != 0)
     np.testing.assert_allclose(second.W * units[:, None], first.W, atol=TOLERANCE["same_answer"])
+
+
+# Early ends --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("budget", [{"nnz": 16}, {"pattern": "2:4", "scope": "output"}, {}])
+def test_out_of_time_it_returns_the_trained_weights(solver, budget):
+    problem = layer(tolerance=0.3)
+    late = solve(problem, solver, time_limit=1e-9, **budget)
+    assert late.status is Status.TIME_LIMIT
+    np.testing.assert_array_equal(late.W, problem.W)
+    np.testing.assert_array_equal(late.b, problem.b)
+    in_time = solve(problem, solver, time_limit=1e4, **budget)
+    np.testing.assert_array_equal(in_time.W, solve(problem, solver, **budget).W)
+
+
+def press(progress):
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("budget", [{"nnz": 16}, {"nnz": 15, "scope": "output"}, {}])
+@pytest.mark.parametrize("end", [lambda progress: True, press])
+def test_stopped_at_any_step_it_has_an_answer(solver, budget, end):
+    problem, seen = layer(tolerance=0.3), []
+    whole = solve(problem, solver, callback=lambda progress: seen.append(progress), **budget)
+    assert [progress.iteration for progress in seen] == list(range(1, len(seen) + 1)) != []
+    np.testing.assert_array_equal(whole.W, solve(problem, solver, **budget).W)
+    steps = len(seen)
+    for step in {1, 2, steps // 2, steps} - {0}:
+        stopped = solve(
+            problem, solver, callback=lambda at, step=step: at.iteration == step and end(at),
+            **budget,
+        )  # fmt: skip
+        assert stopped.status is Status.INTERRUPTED
+        if budget and stopped.nnz > budget["nnz"]:
+            np.testing.assert_array_equal(stopped.W, problem.W)
+            np.testing.assert_array_equal(stopped.b, problem.b)
+        elif budget:
+            assert stopped.nnz == budget["nnz"]
+        else:
+            assert stopped.certificate.violation <= 1e-6 and stopped.nnz >= whole.nnz
 
 
 # The intercept -----------------------------------------------------------------------------------

@@ -54,6 +54,28 @@ def test_the_layer_keeps_its_largest(scores, data):
     np.testing.assert_array_equal(keep_largest(scores, Budget(keep)), expected)
 
 
+@pytest.mark.parametrize("kind", ["normal", "levels", "outputs of other sizes", "mostly zero"])
+def test_a_large_layer_keeps_its_largest(kind):
+    # Large enough for the threshold to be guessed from a sample first.
+    rng = np.random.default_rng(4)
+    scores = np.abs(rng.standard_normal((160, 130)))
+    if kind == "levels":
+        scores = np.floor(3.0 * scores)
+    if kind == "outputs of other sizes":
+        scores *= np.geomspace(1e-6, 1e6, 130)
+    if kind == "mostly zero":
+        scores *= rng.random(scores.shape) < 0.03
+    order = np.argsort(-scores, axis=None, kind="stable")
+    nothing = ~scores.any(axis=1)
+    for keep in (0, 1, 77, 500, 10_400, 20_000, scores.size - 1, scores.size):
+        mask = keep_largest(scores, Budget(keep))
+        assert np.count_nonzero(mask) == keep
+        kept = np.sort(scores[mask])[::-1]
+        np.testing.assert_array_equal(kept, scores.ravel()[order[:keep]])
+        if not nothing.any():
+            np.testing.assert_array_equal(np.flatnonzero(mask), np.sort(order[:keep]))
+
+
 @given(SCORES, st.data())
 def test_every_output_keeps_its_own_number(scores, data):
     counts = data.draw(arrays(np.int64, scores.shape[1], elements=st.integers(0, len(scores))))

@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize
 
-from nettrim_solver import Problem, Status, certify, refine, refit, solve, swaps
+from nettrim_solver import Problem, Status, certify, refit, solve, swaps
 from nettrim_solver.exceptions import ProblemError, SettingsError
+from nettrim_solver.refine import descent
 from nettrim_solver.solvers.box_fit import RowGram, fit_box
 
 from .tolerances import TOLERANCE
@@ -396,7 +397,7 @@ def test_ctrl_c_keeps_what_was_found(layer, monkeypatch, refinement, target, ste
     problem = Problem(layer.X, layer.Y, layer.W, layer.b)
     pruned = solve(problem, "magnitude", nnz=16)
     whole = refinement(problem, pruned, target)
-    monkeypatch.setattr(refine, step, interrupted_at(3)(getattr(refine, step)))
+    monkeypatch.setattr(descent, step, interrupted_at(3)(getattr(descent, step)))
     found = refinement(problem, pruned, target, n_threads=1)
     assert found.status is Status.INTERRUPTED
     assert found.statuses == (Status.PRUNED,) * 2 + (Status.INTERRUPTED,) * 2

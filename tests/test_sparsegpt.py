@@ -9,6 +9,7 @@ from nettrim_solver import solve
 from nettrim_solver.exceptions import ProblemError, SettingsError
 from nettrim_solver.solvers import sparsegpt
 from nettrim_solver.solvers.pruning import Budget
+from nettrim_solver.solvers.watch import Watch
 
 from .brute_force import data_of, small_layer
 from .tolerances import TOLERANCE
@@ -18,7 +19,7 @@ CLOSE = TOLERANCE["removals"]
 
 def prune(problem, budget, block_size, damping=0.01):
     settings = sparsegpt.Settings(damping=damping, block_size=block_size)
-    return sparsegpt.prepare(data_of(problem, 0.0), settings)(budget)
+    return sparsegpt.prepare(data_of(problem, 0.0), settings, Watch())(budget)
 
 
 def sweep(data, removed):

@@ -29,7 +29,8 @@ from ..problem import Problem
 from ..solution import RawSolution
 from . import Context
 from .gram import Array, Gram, cholesky
-from .pruning import Budget, Prune, PruningSettings, keep_largest, run
+from .pruning import Budget, Prune, PruningSettings, keep_largest, run_watched
+from .watch import Watch
 
 RHO = 1.0
 
@@ -77,7 +78,7 @@ class Settings(PruningSettings):
             )
 
 
-def prepare(data: Gram, settings: Settings) -> Prune:
+def prepare(data: Gram, settings: Settings, watch: Watch) -> Prune:
     """Return the function that prunes to a budget; the system is inverted once for all of them.
 
     Notes
@@ -92,16 +93,25 @@ def prepare(data: Gram, settings: Settings) -> Prune:
     scheduled = 1 if settings.mask == "fixed" else settings.scheduled
 
     def prune(budget: Budget) -> Array:
-        W, U = unit.W, np.zeros_like(unit.W)
-        for step in range(settings.iterations):
-            S = W + U
-            if step < scheduled:
-                progress = (step + 1) / scheduled
-                mask = keep_largest(np.abs(S), stage(budget, progress, live, S.shape[1]))
-            Z = np.where(mask, S, 0.0)
-            U = S - Z
-            W = inverse @ (unit.G + RHO * (Z - U))
-        return np.where(mask, W + U, 0.0) / norms[:, None]
+        S, step = unit.W, 0
+        with watch:
+            for step in watch.steps(settings.iterations):
+                if step < scheduled:
+                    progress = (step + 1) / scheduled
+                    mask = keep_largest(np.abs(S), stage(budget, progress, live, S.shape[1]))
+                Z = S * mask
+                # U = S - Z: the solve for W is of G + Z - U, and W + U is where the next step is.
+                R = 2.0 * Z
+                R -= S
+                R *= RHO
+                R += unit.G
+                Z -= S
+                following = inverse @ R
+                following -= Z
+                S = following
+        if step + 1 < scheduled or watch.status is not None:
+            mask = keep_largest(np.abs(S), budget)
+        return S * mask / norms[:, None]
 
     return prune
 
@@ -128,4 +138,4 @@ def stage(budget: Budget, progress: float, n_inputs: int, n_outputs: int) -> Bud
 
 def solve(problem: Problem, settings: Settings, context: Context) -> RawSolution:
     """Prune the layer; see :func:`nettrim_solver.solve`."""
-    return run(problem, settings, context, prepare)
+    return run_watched(problem, settings, context, prepare)

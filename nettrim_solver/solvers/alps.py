@@ -35,7 +35,8 @@ from ..solution import RawSolution
 from . import Context
 from .gram import Array, Gram
 from .least_squares import refit_mask
-from .pruning import Budget, Mask, Prune, PruningSettings, keep_largest, run
+from .pruning import Budget, Mask, Prune, PruningSettings, keep_largest, run_watched
+from .watch import Watch
 
 #: Iterations between two looks at the support, and before a nearly settled one may stop the run.
 LOOK, LEAST_ITERATIONS = 3, 30
@@ -72,7 +73,7 @@ class Settings(PruningSettings):
         check_number("rho", self.rho, 0.0, np.inf)
 
 
-def prepare(data: Gram, settings: Settings) -> Prune:
+def prepare(data: Gram, settings: Settings, watch: Watch) -> Prune:
     """Return the function that prunes to a budget; H is decomposed once for all of them.
 
     Notes
@@ -88,7 +89,7 @@ def prepare(data: Gram, settings: Settings) -> Prune:
     def prune(budget: Budget) -> Array:
         mask = keep_largest(np.abs(unit.W), budget)
         if mask.any() and not mask.all():
-            mask = find_support(unit, mask, budget, settings, inverse)
+            mask = find_support(unit, mask, budget, settings, inverse, watch)
         return refit_mask(damped, mask)
 
     return prune
@@ -108,8 +109,9 @@ def shifted_inverse(H: Array) -> Callable[[float], Array]:
 
 
 def find_support(
-    unit: Gram, start: Mask, budget: Budget, settings: Settings, inverse: Callable[[float], Array]
-) -> Mask:
+    unit: Gram, start: Mask, budget: Budget, settings: Settings,
+    inverse: Callable[[float], Array], watch: Watch,
+) -> Mask:  # fmt: skip
     """Run the ADMM from the weights of `unit` on a mask, and return the support that it finds.
 
     Parameters
@@ -123,40 +125,43 @@ def find_support(
         For `iterations` and `rho`.
     inverse : callable
         ``rho -> (H + rho I)^-1``.
+    watch : Watch
     """
-    Z, V = np.where(start, unit.W, 0.0), np.zeros_like(unit.W)
+    W, Z, V = unit.W, np.where(start, unit.W, 0.0), np.zeros_like(unit.W)
     seen, kept = start, np.count_nonzero(start)
     rho, raised = settings.rho, False
     solver = inverse(rho)
-    for iteration in range(1, settings.iterations + 1):
-        W = solver @ (unit.G - V + rho * Z)
-        S = W + V / rho
-        mask = keep_largest(np.abs(S), budget)
-        Z = np.where(mask, S, 0.0)
-        V = rho * (S - Z)  # V + rho (W - Z), written with S = W + V / rho.
-        if iteration % LOOK:
-            continue
-        changed = np.count_nonzero(mask != seen)
-        seen, fraction = mask, changed / kept
-        growth = next((g for above, g in GROWTH if fraction > above), None)
-        if growth is None and not raised:
-            # Too large a rho holds Z where it started: begin again with a smaller one.
-            growth = 1.0 / BACKING
-            if changed:
-                Z, V, seen = np.where(start, unit.W, 0.0), np.zeros_like(V), start
-        elif growth is None:
-            growth = SLOW_GROWTH
-            if not changed:
+    with watch:
+        for step in watch.steps(settings.iterations):
+            W = solver @ (unit.G - V + rho * Z)
+            S = W + V / rho
+            mask = keep_largest(np.abs(S), budget)
+            Z = np.where(mask, S, 0.0)
+            V = rho * (S - Z)  # V + rho (W - Z), written with S = W + V / rho.
+            iteration = step + 1
+            if iteration % LOOK:
+                continue
+            changed = np.count_nonzero(mask != seen)
+            seen, fraction = mask, changed / kept
+            growth = next((g for above, g in GROWTH if fraction > above), None)
+            if growth is None and not raised:
+                # Too large a rho holds Z where it started: begin again with a smaller one.
+                growth = 1.0 / BACKING
+                if changed:
+                    Z, V, seen = np.where(start, unit.W, 0.0), np.zeros_like(V), start
+            elif growth is None:
+                growth = SLOW_GROWTH
+                if not changed:
+                    break
+            else:
+                raised = True
+            if iteration > LEAST_ITERATIONS and fraction < SETTLED:
                 break
-        else:
-            raised = True
-        if iteration > LEAST_ITERATIONS and fraction < SETTLED:
-            break
-        rho = min(rho * growth, LARGEST_RHO)
-        solver = inverse(rho)
+            rho = min(rho * growth, LARGEST_RHO)
+            solver = inverse(rho)
     return keep_largest(np.abs(W), budget)
 
 
 def solve(problem: Problem, settings: Settings, context: Context) -> RawSolution:
     """Prune the layer; see :func:`nettrim_solver.solve`."""
-    return run(problem, settings, context, prepare)
+    return run_watched(problem, settings, context, prepare)

@@ -131,8 +131,9 @@ def swap_box(
 
 
 def _model(target: BoxTarget, state: State, rows: RowGram, groups: Groups | None) -> Tableau | None:
-    """Return the tableau of the local model, or None where no row is outside the box."""
-    if not state.fit.rows.any():
+    """Return the tableau of the local model; None where nothing can be exchanged or gained."""
+    others = np.setdiff1d(target.live, state.kept)
+    if not (state.fit.rows.any() and len(state.kept) and len(others)):
         return None
     H = rows.of(state.fit.rows)
     N = H.shape[0] - target.n_constant
@@ -148,7 +149,6 @@ def _model(target: BoxTarget, state: State, rows: RowGram, groups: Groups | None
     H[np.diag_indices(N)] += pull
     k = len(state.kept)
     g = H[:, state.kept] @ w[:k] - gradient[:N]
-    others = np.setdiff1d(target.live, state.kept)
     try:
         return tableau(H, g, state.kept, others, groups)
     except ProblemError:  # not even the ridge makes it definite

@@ -40,8 +40,9 @@ from ..problem import Problem
 from ..solution import RawSolution
 from . import Context
 from .gram import Array, Gram
-from .least_squares import largest_eigenvalue, refit_mask
-from .pruning import Budget, Mask, Prune, PruningSettings, keep_largest, run
+from .least_squares import gradient_pruner
+from .pruning import Budget, Mask, PruningSettings, keep_largest, run_watched
+from .watch import Watch
 
 
 @dataclass(frozen=True)
@@ -70,23 +71,6 @@ class Settings(PruningSettings):
         check_integer("patience", self.patience, 1)
 
 
-def prepare(data: Gram, settings: Settings) -> Prune:
-    """Return the function that prunes to a budget.
-
-    Notes
-    -----
-    ``2 N^2 M`` flops per iteration; four arrays of the size of W.
-    """
-    damped = data.damped(settings.damping)
-    unit, _ = damped.scaled()
-    step = 1.0 / largest_eigenvalue(unit.H)
-
-    def prune(budget: Budget) -> Array:
-        return refit_mask(damped, _support(unit, budget, settings, step))
-
-    return prune
-
-
 def surgery(V: Array, mask: Mask, hysteresis: float, budget: Budget) -> Mask:
     """Return the mask after removing and splicing back.
 
@@ -107,23 +91,42 @@ def surgery(V: Array, mask: Mask, hysteresis: float, budget: Budget) -> Mask:
     return keep_largest(np.abs(V) / threshold, budget)
 
 
-def _support(unit: Gram, budget: Budget, settings: Settings, step: float) -> Mask:
-    """Remove and splice from the trained weights on, and return the mask of least masked loss."""
+def find_support(unit: Gram, budget: Budget, settings: Settings, step: float, watch: Watch) -> Mask:
+    """Remove and splice from the trained weights on, and return the mask of least masked loss.
+
+    Parameters
+    ----------
+    unit : Gram
+        The layer, damped and in coordinates of inputs of norm one.
+    budget : Budget
+    settings : Settings
+    step : float
+        ``1 / L``.
+    watch : Watch
+
+    Notes
+    -----
+    ``2 N^2 M`` flops per iteration; four arrays of the size of W.
+    """
     V, mask = unit.W, keep_largest(np.abs(unit.W), budget)
     best, least, since = mask, np.inf, 0
-    for _ in range(settings.iterations):
-        mask = surgery(V, mask, settings.hysteresis, budget)
-        W = np.where(mask, V, 0.0)
-        HW = unit.H @ W
-        loss = float(np.vdot(W, HW - 2.0 * unit.G))  # Without the constant ||T||^2.
-        if loss < least:
-            best, least, since = mask, loss, 0
-        elif (since := since + 1) >= settings.patience:
-            break
-        V = V - step * (HW - unit.G)
+    with watch:
+        for _ in watch.steps(settings.iterations):
+            mask = surgery(V, mask, settings.hysteresis, budget)
+            W = V * mask
+            HW = unit.H @ W
+            loss = float(np.vdot(W, HW - 2.0 * unit.G))  # Without the constant ||T||^2.
+            if loss < least:
+                best, least, since = mask, loss, 0
+            elif (since := since + 1) >= settings.patience:
+                break
+            V = V - step * (HW - unit.G)
     return best
+
+
+prepare = gradient_pruner(find_support)
 
 
 def solve(problem: Problem, settings: Settings, context: Context) -> RawSolution:
     """Prune the layer; see :func:`nettrim_solver.solve`."""
-    return run(problem, settings, context, prepare)
+    return run_watched(problem, settings, context, prepare)

@@ -41,6 +41,7 @@ from .gram import Array, Gram
 from .least_squares import refit_mask
 from .obs import inverse_gram
 from .pruning import Budget, PruningSettings, parse_pattern, run
+from .watch import Watch
 
 #: Value of ``N^3`` per output that one call of the compiled trace may add up to: short enough for
 #: Ctrl-C, and for threads to share the outputs evenly. One output at least.
@@ -74,6 +75,7 @@ class Surgeon:
         A trace to use if it belongs to the data.
     n_threads : int
         Threads of the trace: outputs need nothing of each other.
+    watch : Watch
 
     Attributes
     ----------
@@ -82,12 +84,12 @@ class Surgeon:
     """
 
     def __init__(
-        self, data: Gram, pattern: Pattern, trace: RemovalTrace | None = None, n_threads: int = 1
+        self, data: Gram, pattern: Pattern, trace: RemovalTrace | None, n_threads: int, watch: Watch
     ) -> None:
-        self.data, self.n_threads = data, n_threads
+        self.data, self.n_threads, self.watch = data, n_threads, watch
         self.start = data.stationary()
         if trace is None or not belongs(trace, data, pattern):
-            trace = trace_removals(data, self.start, pattern, n_threads)
+            trace = trace_removals(data, self.start, pattern, n_threads, watch)
         self.trace = trace
         self._traces = {pattern: trace}
         self._remembered: list[tuple[Pattern, Counts, Array]] = []
@@ -96,7 +98,7 @@ class Surgeon:
         """Return the weights that a budget leaves, refitted exactly; shape (N, M)."""
         if budget.pattern not in self._traces:
             self._traces[budget.pattern] = trace_removals(
-                self.data, self.start, budget.pattern, self.n_threads
+                self.data, self.start, budget.pattern, self.n_threads, self.watch
             )
         trace = self._traces[budget.pattern]
         if budget.pattern is not None:
@@ -123,8 +125,9 @@ class Surgeon:
 
 
 def trace_removals(
-    data: Gram, start: Array, pattern: Pattern = None, n_threads: int = 1
-) -> RemovalTrace:
+    data: Gram, start: Array, pattern: Pattern = None, n_threads: int = 1,
+    watch: Watch | None = None,
+) -> RemovalTrace:  # fmt: skip
     """Remove the weights of every output one by one and return order and increments.
 
     Parameters
@@ -136,6 +139,12 @@ def trace_removals(
     pattern : (int, int) or None
         (n, m): a group of m consecutive inputs is left alone once n are left in it.
     n_threads : int
+    watch : Watch, optional
+
+    Raises
+    ------
+    Unfinished
+        If the run is to end before all outputs are traced.
 
     Notes
     -----
@@ -158,12 +167,15 @@ def trace_removals(
         )
 
     chunks = range(0, M, width)
-    if n_threads > 1:
-        with ThreadPoolExecutor(n_threads) as workers:
-            list(workers.map(trace, chunks))
-    else:
-        for first in chunks:
-            trace(first)
+    watch = Watch() if watch is None else watch
+    workers = ThreadPoolExecutor(n_threads) if n_threads > 1 else None
+    try:
+        for done, _ in enumerate((workers.map if workers else map)(trace, chunks), start=1):
+            if done < len(chunks):
+                watch.check()
+    finally:
+        if workers:
+            workers.shutdown(cancel_futures=True)
     return RemovalTrace(
         order=order.T, increments=increments.T, base=data.losses(start), n_inputs=N,
         pattern=pattern, fingerprint=fingerprint(data),
@@ -193,23 +205,28 @@ def belongs(trace: RemovalTrace, data: Gram, pattern: Pattern) -> bool:
 
 
 def prepare(
-    data: Gram, settings: Settings, trace: RemovalTrace | None = None, n_threads: int = 1
-) -> Surgeon:
+    data: Gram, settings: Settings, trace: RemovalTrace | None = None, n_threads: int = 1,
+    watch: Watch | None = None,
+) -> Surgeon:  # fmt: skip
     """Return the function that answers budgets from one trace, which is made here if not given."""
-    return Surgeon(data.damped(settings.damping), parse_pattern(settings.pattern), trace, n_threads)
+    pattern, watch = parse_pattern(settings.pattern), Watch() if watch is None else watch
+    return Surgeon(data.damped(settings.damping), pattern, trace, n_threads, watch)
 
 
 def solve(problem: Problem, settings: Settings, context: Context) -> RawSolution:
     """Prune the layer; see :func:`nettrim_solver.solve`."""
     given = None if context.warm_start is None else context.warm_start.trace
     used: list[RemovalTrace] = []
+    watch = Watch(problem.n_outputs, settings.time_limit, context)
 
     def prepared(data: Gram, settings: Settings) -> Surgeon:
-        surgeon = prepare(data, settings, given, context.n_threads)
+        surgeon = prepare(data, settings, given, context.n_threads, watch)
         used.append(surgeon.trace)
         return surgeon
 
-    raw = run(problem, settings, context, prepared)
+    raw = run(problem, settings, context, prepared, watch=watch)
+    if not used:
+        return raw
     warnings = raw.warnings
     if given is not None and used[0] is not given:
         warnings += ("warm_start.trace is of other data, damping or pattern: traced anew",)

@@ -14,7 +14,7 @@ own inputs that is ``X W + b`` itself; behind pruned layers (a cascade) it is th
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -129,7 +129,9 @@ class Gram:
         return self.target_mean - self.mean @ W
 
 
-def gram(problem: Problem, *, solve_intercept: bool) -> Gram:
+def gram(
+    problem: Problem, *, solve_intercept: bool, check: Callable[[], object] | None = None
+) -> Gram:
     """Accumulate the least-squares data of a problem with trained weights.
 
     Parameters
@@ -139,6 +141,8 @@ def gram(problem: Problem, *, solve_intercept: bool) -> Gram:
     solve_intercept : bool
         Whether the intercept is solved for along with the weights: X and T are then centred.
         Otherwise the trained b is subtracted from the target.
+    check : callable, optional
+        Called after every block of samples; may raise to end it.
 
     Raises
     ------
@@ -172,6 +176,8 @@ def gram(problem: Problem, *, solve_intercept: bool) -> Gram:
         squares += np.einsum("ij,ij->j", T, T)
         sums += X.sum(axis=0)
         target_sums += T.sum(axis=0)
+        if check is not None:
+            check()
     if solve_intercept:
         H = blas.dsyr(-1.0 / n, sums, a=H, lower=True, overwrite_a=True)
         G = blas.dger(-1.0 / n, target_sums, sums, a=G, overwrite_a=True)

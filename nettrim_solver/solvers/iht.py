@@ -29,9 +29,10 @@ from ..checks import check_flag, check_integer
 from ..problem import Problem
 from ..solution import RawSolution
 from . import Context
-from .gram import Array, Gram
-from .least_squares import largest_eigenvalue, refit_mask
-from .pruning import Budget, Mask, Prune, PruningSettings, keep_largest, run
+from .gram import Gram
+from .least_squares import gradient_pruner
+from .pruning import Budget, Mask, PruningSettings, keep_largest, run_watched
+from .watch import Watch
 
 #: A step that moves no weight by more than this fraction of the largest one is at a fixed point.
 STANDSTILL = 1e-12
@@ -59,47 +60,56 @@ class Settings(PruningSettings):
         check_integer("iterations", self.iterations, 1)
 
 
-def prepare(data: Gram, settings: Settings) -> Prune:
-    """Return the function that prunes to a budget.
+def find_support(unit: Gram, budget: Budget, settings: Settings, step: float, watch: Watch) -> Mask:
+    """Iterate from the largest trained weights, and return the support reached.
+
+    Parameters
+    ----------
+    unit : Gram
+        The layer, damped and in coordinates of inputs of norm one.
+    budget : Budget
+    settings : Settings
+    step : float
+        ``1 / L``.
+    watch : Watch
 
     Notes
     -----
-    ``2 N^2 M`` flops per iteration; five arrays of the size of W.
+    ``2 N^2 M`` flops per iteration; seven arrays of the size of W.
     """
-    damped = data.damped(settings.damping)
-    unit, _ = damped.scaled()
-    step = 1.0 / largest_eigenvalue(unit.H)
-
-    def prune(budget: Budget) -> Array:
-        return refit_mask(damped, _support(unit, budget, settings, step))
-
-    return prune
-
-
-def _support(unit: Gram, budget: Budget, settings: Settings, step: float) -> Mask:
-    """Iterate from the largest trained weights, and return the support reached."""
     mask = keep_largest(np.abs(unit.W), budget)
     W = np.where(mask, unit.W, 0.0)
     # HW is carried along, so that a point between two iterates costs no product of its own.
     HW = unit.H @ W
-    Y, HY, theta = W, HW, 1.0
-    for _ in range(settings.iterations):
-        S = Y - step * (HY - unit.G)
-        mask = keep_largest(np.abs(S), budget)
-        W_before, HW_before = W, HW
-        W = np.where(mask, S, 0.0)
-        move = W - W_before
-        if np.max(np.abs(move), initial=0.0) <= STANDSTILL * np.max(np.abs(W), initial=0.0):
-            break
-        HW = unit.H @ W
-        Y, HY = W, HW
-        if settings.accelerated:
-            following = (1.0 + np.sqrt(1.0 + 4.0 * theta**2)) / 2.0
-            beta, theta = (theta - 1.0) / following, following
-            Y, HY = W + beta * move, HW + beta * (HW - HW_before)
+    Y, HY, theta, beta = W.copy(), HW.copy(), 1.0, 0.0
+    with watch:
+        for _ in watch.steps(settings.iterations):
+            S = HY
+            S -= unit.G
+            S *= -step
+            S += Y
+            mask = keep_largest(np.abs(S), budget)
+            S *= mask
+            Y = np.subtract(S, W, out=Y)
+            moved = max(Y.max(initial=0.0), -Y.min(initial=0.0))
+            if moved <= STANDSTILL * max(S.max(initial=0.0), -S.min(initial=0.0)):
+                break
+            if settings.accelerated:
+                following = (1.0 + np.sqrt(1.0 + 4.0 * theta**2)) / 2.0
+                beta, theta = (theta - 1.0) / following, following
+            W, HW_before = S, HW
+            HW = unit.H @ W
+            Y *= beta
+            Y += W
+            HY = np.subtract(HW, HW_before, out=HW_before)
+            HY *= beta
+            HY += HW
     return mask
+
+
+prepare = gradient_pruner(find_support)
 
 
 def solve(problem: Problem, settings: Settings, context: Context) -> RawSolution:
     """Prune the layer; see :func:`nettrim_solver.solve`."""
-    return run(problem, settings, context, prepare)
+    return run_watched(problem, settings, context, prepare)

@@ -40,6 +40,7 @@ from .alps import find_support, shifted_inverse
 from .gram import Array, Gram
 from .least_squares import refit_mask
 from .pruning import Budget, Prune, keep_largest, run
+from .watch import Watch
 
 #: Outputs whose best intercept is computed at a time.
 BLOCK = 64
@@ -78,12 +79,14 @@ class BoxDescent:
         Without damping.
     settings : Settings
     start : Solution or None
+    watch : Watch
     """
 
     def __init__(
-        self, problem: Problem, data: Gram, settings: Settings, start: Solution | None
+        self, problem: Problem, data: Gram, settings: Settings, start: Solution | None, watch: Watch
     ) -> None:
         self.problem, self.data, self.settings, self.start = problem, data, settings, start
+        self.watch = watch
         self.solved = problem.intercept and settings.intercept == "solve"
         self.damped = data.damped(settings.damping)
         unit, self.norms = self.damped.scaled()
@@ -97,15 +100,18 @@ class BoxDescent:
             given = self.start.W.astype(np.float64)
             W = self._supported(self._towards(given), given, budget)
         best, least = W, self._objective(W)
-        for step in range(1, self.settings.rounds + 1):
-            target = self._towards(W)
-            if step % self.settings.moves:
-                W = refit_mask(target, W != 0)
-            else:
-                W = self._supported(target, W, budget)
-            objective = self._objective(W)
-            if objective < least:
-                best, least = W, objective
+        with self.watch:
+            for step in range(1, self.settings.rounds + 1):
+                if self.watch.ended():
+                    break
+                target = self._towards(W)
+                if step % self.settings.moves:
+                    W = refit_mask(target, W != 0)
+                else:
+                    W = self._supported(target, W, budget)
+                objective = self._objective(W)
+                if objective < least:
+                    best, least = W, objective
         return best
 
     def intercept(self, W: Array) -> Array:
@@ -127,7 +133,7 @@ class BoxDescent:
         unit = replace(target, H=self.unit_H, G=target.G / norms, W=W * norms)
         mask = keep_largest(np.abs(unit.W), budget)
         if mask.any() and not mask.all():
-            mask = find_support(unit, mask, budget, self.settings, self.inverse)
+            mask = find_support(unit, mask, budget, self.settings, self.inverse, self.watch)
         return refit_mask(target, mask)
 
     def _towards(self, W: Array) -> Gram:
@@ -156,9 +162,10 @@ class BoxDescent:
 def solve(problem: Problem, settings: Settings, context: Context) -> RawSolution:
     """Prune the layer; see :func:`nettrim_solver.solve`."""
     made: list[BoxDescent] = []
+    watch = Watch(problem.n_outputs, settings.time_limit, context)
 
     def prepare(data: Gram, settings: Settings) -> Prune:
-        made.append(BoxDescent(problem, data, settings, context.warm_start))
+        made.append(BoxDescent(problem, data, settings, context.warm_start, watch))
         return made[0]
 
-    return run(problem, settings, context, prepare, lambda W: made[0].intercept(W))
+    return run(problem, settings, context, prepare, lambda W: made[0].intercept(W), watch)

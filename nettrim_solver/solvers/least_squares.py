@@ -9,12 +9,16 @@ A pull towards the trained weights is part of the data: give ``data.damped(dampi
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import scipy.linalg as sl
 from numpy.typing import NDArray
 
 from .gram import Array, Gram, cholesky
-from .pruning import Mask
+from .pruning import Budget, Mask, Prune
+from .watch import Watch
 
 Indices = NDArray[np.intp]
 
@@ -62,6 +66,31 @@ def _supports(mask: Mask) -> list[tuple[Indices, Indices]]:
         found.setdefault(packed.tobytes(), []).append(column)
     pairs = [(np.flatnonzero(mask[:, columns[0]]), np.array(columns)) for columns in found.values()]
     return [(support, columns) for support, columns in pairs if len(support)]
+
+
+def gradient_pruner(
+    find_support: Callable[[Gram, Budget, Any, float, Watch], Mask],
+) -> Callable[[Gram, Any, Watch], Prune]:
+    """Return the `prepare` of a pruner whose gradient steps find a support that is then refitted.
+
+    Parameters
+    ----------
+    find_support : callable
+        Called with the layer damped and in coordinates of inputs of norm one, the budget, the
+        settings, the length of a safe step there, and the watch.
+    """
+
+    def prepare(data: Gram, settings: Any, watch: Watch) -> Prune:
+        damped = data.damped(settings.damping)
+        unit, _ = damped.scaled()
+        step = 1.0 / largest_eigenvalue(unit.H)
+
+        def prune(budget: Budget) -> Array:
+            return refit_mask(damped, find_support(unit, budget, settings, step, watch))
+
+        return prune
+
+    return prepare
 
 
 def largest_eigenvalue(H: Array) -> float:

@@ -7,10 +7,13 @@ A pruner starts from trained weights and removes some of them. Its module has a 
 
 where ``data`` is the :class:`.gram.Gram` of the layer and ``prune`` can be called for any number of
 budgets: what does not depend on the budget is computed once. :func:`run` does everything else.
+Pruners of many steps take a third argument, a :class:`.watch.Watch`, which says when to end with
+what there is; :func:`run_watched` is for them.
 """
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,8 +28,12 @@ from ..exceptions import ProblemError, SettingsError
 from ..problem import Problem
 from ..solution import RawSolution
 from ..status import Status
-from . import Context, Progress
+from . import Context
 from .gram import Gram, gram
+from .watch import Unfinished, Watch
+
+#: Entries of which a layer's threshold is first guessed.
+SAMPLE = 4096
 
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -79,8 +86,8 @@ class PruningSettings:
         Whether the intercept is solved for again, or b stays as trained. Without effect for
         problems without intercept.
     time_limit : float or None
-        Seconds; ends the search for a radius with the best answer so far. Without effect for
-        other budgets.
+        Seconds; ends the run at the next step, with the best answer so far. Where there is none
+        yet, these are the trained weights.
     tol_feas : float
         Set by :func:`nettrim_solver.solve`.
     """
@@ -116,15 +123,18 @@ def run(
     context: Context,
     prepare: Callable[[Gram, Any], Prune],
     intercept: Callable[[Array], Array] | None = None,
+    watch: Watch | None = None,
 ) -> RawSolution:
     """Prune a layer to the budget of the settings, or else until the problem's radius is used up.
 
-    `intercept` gives the best intercept of weights; by default that of the linear target.
+    `intercept` gives the best intercept of weights; by default that of the linear target. `watch`
+    is what `prepare` asks whether to go on, if it asks.
 
     Returns
     -------
     RawSolution
-        With status ``PRUNED`` for a budget, ``FEASIBLE`` for a radius; the judge knows better.
+        With status ``PRUNED`` for a budget, ``FEASIBLE`` for a radius; the judge knows better. Or
+        with the reason why it ended early.
 
     Raises
     ------
@@ -132,22 +142,54 @@ def run(
         If there is neither budget nor radius, or if no removal can meet the budget.
     """
     budget = requested_budget(problem, settings)
-    data = gram(problem, solve_intercept=problem.intercept and settings.intercept == "solve")
-    seconds = {"gram": context.elapsed()}
-    tick = time.perf_counter()
-    prune = prepare(data, settings)
-    seconds["prepare"] = time.perf_counter() - tick
-    tick = time.perf_counter()
-    intercept = data.intercept if intercept is None else intercept
-    if budget is not None:
-        W, status = prune(budget), Status.PRUNED
-    else:
-        W, status = _until_radius(problem, settings, context, intercept, prune)
-    seconds["prune"] = time.perf_counter() - tick
+    if watch is None:
+        watch = Watch(problem.n_outputs, settings.time_limit, context)
+    solved = problem.intercept and settings.intercept == "solve"
+    seconds, answer = {}, _trained(problem)
+    with watch, contextlib.suppress(Unfinished):
+        data = gram(problem, solve_intercept=solved, check=watch.check)
+        seconds["gram"] = context.elapsed()
+        tick = time.perf_counter()
+        prune = prepare(data, settings)
+        watch.check()
+        seconds["prepare"] = time.perf_counter() - tick
+        tick = time.perf_counter()
+        intercept = data.intercept if intercept is None else intercept
+        if budget is not None:
+            W = prune(budget)
+        else:
+            W = _until_radius(problem, settings, intercept, prune, watch)
+        answer = W, intercept(W)
+        seconds["prune"] = time.perf_counter() - tick
+    status = watch.status or (Status.FEASIBLE if budget is None else Status.PRUNED)
+    W, b = answer
     return RawSolution(
-        W=W, b=intercept(W) if problem.intercept else None, theta=None,
-        stops=[status] * problem.n_outputs, seconds=seconds,
+        W=W, b=b if problem.intercept else None, theta=None, stops=[status] * problem.n_outputs,
+        seconds=seconds,
     )  # fmt: skip
+
+
+def run_watched(
+    problem: Problem,
+    settings: PruningSettings,
+    context: Context,
+    prepare: Callable[[Gram, Any, Watch], Prune],
+) -> RawSolution:
+    """Prune a layer, as :func:`run` does, with a pruner that asks whether to go on."""
+    watch = Watch(problem.n_outputs, settings.time_limit, context)
+
+    def prepared(data: Gram, settings: Any) -> Prune:
+        return prepare(data, settings, watch)
+
+    return run(problem, settings, context, prepared, watch=watch)
+
+
+def _trained(problem: Problem) -> tuple[Array, Array]:
+    """Return the trained weights and intercept."""
+    b = np.zeros(problem.n_outputs)
+    if problem.b is not None:
+        b += problem.b
+    return np.array(problem.W, dtype=np.float64), b
 
 
 def requested_budget(problem: Problem, settings: PruningSettings) -> Budget | None:
@@ -233,8 +275,10 @@ def _largest_of_columns(scores: Array, counts: NDArray[np.int64]) -> Mask:
     """
     n = len(scores)
     ranks = np.clip(n - counts, 0, n - 1)
-    ordered = np.partition(scores, ranks, axis=0) if len(ranks) == 1 else np.sort(scores, axis=0)
-    least = np.take_along_axis(ordered, ranks[None], axis=0)
+    if len(ranks) == 1:
+        least = np.array([[_at_rank(scores[:, 0], int(ranks[0]))]])
+    else:
+        least = np.take_along_axis(np.sort(scores, axis=0), ranks[None], axis=0)
     mask = scores > least
     ties = scores == least
     left = counts - np.count_nonzero(mask, axis=0)
@@ -243,10 +287,30 @@ def _largest_of_columns(scores: Array, counts: NDArray[np.int64]) -> Mask:
     return mask | ties
 
 
+def _at_rank(values: Array, rank: int) -> float:
+    """Return what ``np.sort(values)[rank]`` is, from a sample and what lies close by.
+
+    A regular sample of some thousands brackets the value, so that a few hundredths of all are left
+    to partition (Floyd, Rivest, *Expected Time Bounds for Selection*, CACM 1975).
+    """
+    if len(values) >= 4 * SAMPLE:
+        # An odd stride, for the rows of a layer mostly have even lengths.
+        sample = np.sort(values[:: len(values) // SAMPLE | 1])
+        place, spread = rank / len(values) * len(sample), 2.0 * np.sqrt(len(sample))
+        first, last = int(place - spread), int(place + spread) + 1
+        low = sample[first] if first > 0 else -np.inf
+        high = sample[last] if last < len(sample) else np.inf
+        inside = values[(values >= low) & (values <= high)]
+        rank_inside = rank - np.count_nonzero(values < low)
+        if 0 <= rank_inside < len(inside):
+            return float(np.partition(inside, rank_inside)[rank_inside])
+    return float(np.partition(values, rank)[rank])
+
+
 def _until_radius(
-    problem: Problem, settings: PruningSettings, context: Context,
-    intercept: Callable[[Array], Array], prune: Prune,
-) -> tuple[Array, Status]:  # fmt: skip
+    problem: Problem, settings: PruningSettings, intercept: Callable[[Array], Array], prune: Prune,
+    watch: Watch,
+) -> Array:  # fmt: skip
     """Bisect the number of weights kept: one number for a joint radius, else one per output.
 
     Every answer is measured on the samples, against the target box itself. The answer keeps the
@@ -271,8 +335,8 @@ def _until_radius(
             f"{missed} of {groups} radii are exceeded, by up to {violations.max():.3g} of the "
             "radius; raise epsilon, or use a solver that does not start from W, such as 'admm'"
         )
-    best, step = best.copy(), 0
-    try:
+    best = best.copy()
+    with watch, contextlib.suppress(Unfinished):
         while np.any(enough - short > 1):
             keep = np.where(enough - short > 1, (enough + short) // 2, enough)
             W, violations = measured(keep)
@@ -284,25 +348,8 @@ def _until_radius(
                 best[:, improved] = W[:, improved]
             enough = np.where(improved, keep, enough)
             short = np.where(kept, short, keep)
-            step += 1
-            status = _stopped(problem, settings, context, step)
-            if status is not None:
-                return best, status
-    except KeyboardInterrupt:
-        return best, Status.INTERRUPTED
-    return best, Status.FEASIBLE
-
-
-def _stopped(
-    problem: Problem, settings: PruningSettings, context: Context, step: int
-) -> Status | None:
-    if settings.time_limit is not None and context.elapsed() > settings.time_limit:
-        return Status.TIME_LIMIT
-    if context.callback is not None:
-        progress = Progress(step, problem.n_outputs, 0, context.elapsed())
-        if context.callback(progress):
-            return Status.INTERRUPTED
-    return None
+            watch.check()
+    return best
 
 
 def parse_pattern(pattern: str | None) -> tuple[int, int] | None:

@@ -40,7 +40,8 @@ from ..solution import RawSolution
 from . import Context
 from .gram import Array, Gram
 from .least_squares import largest_eigenvalue, refit_mask
-from .pruning import Budget, Prune, PruningSettings, keep_largest, run
+from .pruning import Budget, Prune, PruningSettings, keep_largest, run_watched
+from .watch import Watch
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ class Settings(PruningSettings):
         check_integer("iterations", self.iterations, 1)
 
 
-def prepare(data: Gram, settings: Settings) -> Prune:
+def prepare(data: Gram, settings: Settings, watch: Watch) -> Prune:
     """Return the function that prunes to a budget: the steps do not depend on it.
 
     Notes
@@ -77,8 +78,9 @@ def prepare(data: Gram, settings: Settings) -> Prune:
     shrinkage = settings.shrinkage * (1.0 - sensitivities(data))[:, None]
     step = 1.0 / largest_eigenvalue(unit.H)
     W = unit.W
-    for _ in range(settings.iterations):
-        W = W - step * (unit.H @ W - unit.G) - shrinkage * W
+    with watch:
+        for _ in watch.steps(settings.iterations):
+            W = W - step * (unit.H @ W - unit.G) - shrinkage * W
 
     def prune(budget: Budget) -> Array:
         return refit_mask(damped, keep_largest(np.abs(W), budget))
@@ -102,4 +104,4 @@ def sensitivities(data: Gram) -> Array:
 
 def solve(problem: Problem, settings: Settings, context: Context) -> RawSolution:
     """Prune the layer; see :func:`nettrim_solver.solve`."""
-    return run(problem, settings, context, prepare)
+    return run_watched(problem, settings, context, prepare)

@@ -36,7 +36,8 @@ from ..problem import Problem
 from ..solution import RawSolution
 from . import Context
 from .gram import Array, Gram, cholesky
-from .pruning import Budget, Mask, Prune, PruningSettings, keep_largest, run
+from .pruning import Budget, Mask, Prune, PruningSettings, keep_largest, run_watched
+from .watch import Watch
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ class Settings(PruningSettings):
         check_integer("block_size", self.block_size, 1)
 
 
-def prepare(data: Gram, settings: Settings) -> Prune:
+def prepare(data: Gram, settings: Settings, watch: Watch) -> Prune:
     """Return the function that sweeps over the inputs for a budget.
 
     Notes
@@ -69,7 +70,7 @@ def prepare(data: Gram, settings: Settings) -> Prune:
     factor = inverse_factor(damped.H)
 
     def prune(budget: Budget) -> Array:
-        return _sweep(start.copy(), factor, budget, settings.block_size)
+        return _sweep(start.copy(), factor, budget, settings.block_size, watch)
 
     return prune
 
@@ -94,8 +95,8 @@ def inverse_factor(H: Array) -> Array:
     return np.ascontiguousarray(np.tril(inverse)[::-1, ::-1])
 
 
-def _sweep(W: Array, factor: Array, budget: Budget, block_size: int) -> Array:
-    """Remove weights block by block; W changes in place."""
+def _sweep(W: Array, factor: Array, budget: Budget, block_size: int, watch: Watch) -> Array:
+    """Remove weights block by block; W changes in place. Half a sweep is no answer."""
     N = len(W)
     width = group = block_size
     if budget.pattern is not None:
@@ -103,6 +104,8 @@ def _sweep(W: Array, factor: Array, budget: Budget, block_size: int) -> Array:
         width = -(-block_size // group) * group
     choose = _selection(W, factor, budget)
     for begin in range(0, N, width):
+        if begin:
+            watch.check()
         end = min(begin + width, N)
         errors = np.zeros((end - begin, W.shape[1]))
         for first in range(begin, end, group):
@@ -141,4 +144,4 @@ def _selection(W: Array, factor: Array, budget: Budget) -> Callable[[Array, int,
 
 def solve(problem: Problem, settings: Settings, context: Context) -> RawSolution:
     """Prune the layer; see :func:`nettrim_solver.solve`."""
-    return run(problem, settings, context, prepare)
+    return run_watched(problem, settings, context, prepare)
