@@ -12,7 +12,7 @@ from nettrim_solver import Factorisation, Problem, Status, instances, solve
 from nettrim_solver.exceptions import ProblemError, SettingsError
 from nettrim_solver.problem import RADII
 from nettrim_solver.solvers import Context, admm
-from nettrim_solver.solvers.admm import separable
+from nettrim_solver.solvers.admm import lapack, separable
 from nettrim_solver.solvers.admm.block import Block
 from nettrim_solver.solvers.admm.run import ARRAYS
 from nettrim_solver.solvers.admm.working_set import WorkingSet, gather
@@ -64,6 +64,12 @@ def test_products_with_the_scaled_design(shape, intercept, storage, dtype):
     assert np.array_equal(f.live, X.any(axis=0))
 
 
+def projected(f, state, S):
+    """V, Z, shift and beta of the projection, from arrays that are overwritten."""
+    V, Z = np.full_like(state, np.nan), np.full_like(S, np.nan)
+    return V, Z, *f.project(state, S, S.sum(axis=1, dtype=np.float64), V, Z)
+
+
 @pytest.mark.parametrize("storage", ["dense", "sparse"])
 @pytest.mark.parametrize("intercept", [False, True])
 @pytest.mark.parametrize("shape", SHAPES)
@@ -72,7 +78,7 @@ def test_the_projection_solves_the_normal_equations(shape, intercept, storage):
     assert f.small_side == (shape[0] < shape[1])
     rng = np.random.default_rng(2)
     state, S = rng.standard_normal((3, shape[1])), rng.standard_normal((3, shape[0]))
-    V, Z, shift, beta = f.project(state, S, S.sum(axis=1))
+    V, Z, shift, beta = projected(f, state, S)
     # min kappa ||V - state||^2 + ||X V + beta - S||^2, with beta free or absent.
     A = np.column_stack([X, np.ones(shape[0])]) if intercept else X
     regular = A.T @ A
@@ -92,8 +98,8 @@ def test_single_precision_projections(shape):
     f, _ = prepared(design(*shape), True)
     rng = np.random.default_rng(3)
     state, S = rng.standard_normal((3, shape[1])), rng.standard_normal((3, shape[0]))
-    double = f.project(state, S, S.sum(axis=1))
-    single = f.project(state.astype(np.float32), S.astype(np.float32), S.sum(axis=1))
+    double = projected(f, state, S)
+    single = projected(f, state.astype(np.float32), S.astype(np.float32))
     assert single[0].dtype == single[1].dtype == np.float32
     for found, expected in zip(single, double, strict=True):
         np.testing.assert_allclose(found, expected, atol=TOLERANCE["single_projection"])
@@ -231,6 +237,24 @@ def test_any_number_polished_at_a_time_gives_the_same_answer(monkeypatch, formul
 # Blocks ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_the_routines_without_lock_do_what_numpy_does(dtype):
+    rng = np.random.default_rng(8)
+    block = rng.standard_normal((50, 9)).astype(dtype)
+    close = TOLERANCE["kernel_single" if dtype == np.float32 else "factorisation"]
+    H = np.asfortranarray(np.eye(9, dtype=dtype))
+    lapack.add_gram(1.0, block, H)
+    full = np.eye(9) + block.T.astype(np.float64) @ block
+    np.testing.assert_allclose(np.tril(H), np.tril(full), rtol=close, atol=close)
+    assert lapack.factorise(H)
+    for k in (1, 2, 5):
+        right = rng.standard_normal((k, 9)).astype(dtype)
+        found = right.copy()
+        lapack.solve_rows(H, found)
+        np.testing.assert_allclose(found, np.linalg.solve(full, right.T).T, atol=close)
+    assert not lapack.factorise(np.asfortranarray(-np.eye(3, dtype=dtype)))
+
+
 def block_at(solution, problem, rho=20.0):
     """A block that starts at a solution."""
     f = Factorisation(problem)
@@ -238,7 +262,7 @@ def block_at(solution, problem, rho=20.0):
     penalty = np.broadcast_to(problem.penalty() / f.norm[:, None], (f.n_inputs, len(lower)))
     V = np.ascontiguousarray((solution.W * f.norm[:, None]).T)
     beta = f.mean @ solution.W + (0.0 if solution.b is None else solution.b)
-    start = V, beta, np.ascontiguousarray(solution.theta.T)
+    start = V, beta, solution.theta.T.copy()
     return Block(
         f, lower, upper, np.ascontiguousarray(penalty.T),
         None if problem.penalised else problem.epsilon,
@@ -259,12 +283,12 @@ def test_the_optimum_is_a_fixed_point_of_the_iteration(formulation, radius, inte
     state = block.S.copy()
     for _ in range(3):
         block.project()
-        theta = block.measure()[0]
+        block.measure()
         block.advance()
     size = np.abs(state).max()
     np.testing.assert_allclose(block.S, state, atol=TOLERANCE["fixed_point"] * size)
     np.testing.assert_allclose(
-        theta.T, solution.theta, atol=TOLERANCE["fixed_point"] * np.abs(theta).max()
+        block.dual.T, solution.theta, atol=TOLERANCE["fixed_point"] * np.abs(block.dual).max()
     )
     np.testing.assert_allclose(
         block.answer.T / block.factorisation.norm[:, None], solution.W,

@@ -71,14 +71,16 @@ def _advance(S, Z, shift, lower, upper, epsilon, shrink, fixed, strict, relaxati
 def _ball_norms(S, Z, shift, lower, upper, strict, norms):  # type: ignore[no-untyped-def]
     """Norms of e over the ball rows, into `norms` (float64)."""
     two = S.dtype.type(2)
+    zero = S.dtype.type(0)
     for j in range(S.shape[0]):
         b = shift[j]
         square = 0.0
         for p in range(S.shape[1]):
             q = two * (Z[j, p] + b) - S[j, p]
             e = q - min(max(q, lower[j, p]), upper[j, p])
-            if not (strict and lower[j, p] < upper[j, p]):
-                square += e * e
+            if strict and lower[j, p] < upper[j, p]:
+                e = zero
+            square += e * e
         norms[j] = math.sqrt(square)
 
 
@@ -204,13 +206,14 @@ def _gather(X, rows, columns, mean, scale, n_constant, out):  # type: ignore[no-
 
     The first `n_constant` (0 or 1) columns of `out` hold the intercept's column.
     """
+    centre = mean[columns]
+    factor = scale[columns]
     for r in range(rows.shape[0]):
-        p = rows[r]
+        x = X[rows[r]]
         for k in range(n_constant):
             out[r, k] = 1
         for k in range(columns.shape[0]):
-            i = columns[k]
-            out[r, n_constant + k] = (X[p, i] - mean[i]) * scale[i]
+            out[r, n_constant + k] = (x[columns[k]] - centre[k]) * factor[k]
 
 
 def _submatrix(matrix, chosen, out, offset):  # type: ignore[no-untyped-def]

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from ...checks import check_choice, check_flag, check_integer, check_number, check_time_limit
 from ...problem import Problem
 from ...solution import RawSolution
+from ...threads import limit_threads
 from .. import Context
 from .factorisation import Factorisation
 
@@ -101,7 +102,9 @@ def solve(problem: Problem, settings: Settings, context: Context) -> RawSolution
         setup = context.elapsed()
         workers = None
         if context.n_threads > 1:
+            # Each worker takes outputs of its own: a threaded BLAS gains nothing on their products.
             workers = stack.enter_context(ThreadPoolExecutor(context.n_threads))
+            stack.enter_context(limit_threads(1))
         run = Run(problem, settings, context, factorisation, workers)
         if problem.joint:
             solve_joint(run)

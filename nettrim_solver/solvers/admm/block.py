@@ -44,12 +44,13 @@ class Block:
         Given multipliers (penalised).
     strict : bool
     start : tuple (V, beta, theta)
-        Weights (m, N), intercepts (m,) and dual point (m, P) to start from.
+        Weights (m, N), intercepts (m,) and dual point (m, P) to start from; the last in `dtype`,
+        and overwritten.
     rho : ndarray of shape (m,)
     relaxation : float
     dtype : dtype of the iterates
     workers : Executor or None
-        Threads for the compiled loops; None runs them in this one.
+        Threads that share the rows; None leaves all to this one.
     n_workers : int
     """
 
@@ -67,7 +68,6 @@ class Block:
         self.workers, self.n_workers = workers, n_workers
         V, beta, theta = start
         # The fixed point that belongs to (V, theta): S_z = Z - theta / rho, and so for S_v.
-        theta = theta.astype(self.dtype)
         slopes = factorisation.adjoint(theta)
         self.state = (V + slopes / (rho * factorisation.kappa)[:, None]).astype(self.dtype)
         self.S, shift = factorisation.forward(V.astype(self.dtype))
@@ -78,9 +78,9 @@ class Block:
         self.answer = np.zeros_like(self.state)
         self.shrink = np.zeros(len(V), dtype=self.dtype)
         self.multiplier = np.zeros(len(V))
-        # The last projection; there is none before the first call of project().
-        self.V: NDArray[Any] = np.zeros((0, 0))
-        self.Z, self.shift, self.beta = self.V, np.zeros(0), np.zeros(0)
+        # The last projection, filled by project(), and the dual point, by measure().
+        self.V, self.Z, self.dual = np.zeros_like(self.state), np.zeros_like(self.S), theta
+        self.shift, self.beta = np.zeros_like(self.shrink), np.zeros(len(V))
         self._set_threshold()
 
     def __len__(self) -> int:
@@ -88,10 +88,13 @@ class Block:
 
     def project(self) -> None:
         """Project the state onto the graph: two products with X and one with the inverse."""
-        self.V, self.Z, shift, self.beta = self.factorisation.project(
-            self.state, self.S, self.sums.astype(np.float64)
-        )
-        self.shift = shift.astype(self.dtype)
+
+        def work(r: slice) -> None:
+            self.shift[r], self.beta[r] = self.factorisation.project(
+                self.state[r], self.S[r], self.sums[r].astype(np.float64), self.V[r], self.Z[r]
+            )
+
+        self._rows(work)
 
     def advance(self) -> None:
         """Take the proximal steps of both blocks and the over-relaxed step of the state."""
@@ -100,27 +103,28 @@ class Block:
             self._shared_shrink()
         epsilon = (self.epsilon if ball else self.shrink).astype(self.dtype)
         alpha = self.dtype.type(self.relaxation)
-        self._rows(
-            lambda r: kernels.advance(
+
+        def work(r: slice) -> None:
+            kernels.advance(
                 self.S[r], self.Z[r], self.shift[r], self.lower[r], self.upper[r], epsilon[r],
                 self.shrink[r], not ball, self.strict, alpha, self.sums[r],
-            )
-        )  # fmt: skip
-        self._rows(
-            lambda r: kernels.shrink_weights(
+            )  # fmt: skip
+            kernels.shrink_weights(
                 self.state[r], self.V[r], self.threshold[r], alpha, self.answer[r]
             )
-        )
 
-    def measure(self) -> tuple[NDArray[Any], Array, Array, Array]:
-        """Look at the current projection without changing the state.
+        self._rows(work)
 
-        Returns the dual point theta (m, P), and per output the squared length of the step that
-        :meth:`advance` will take, the squared size of the primal point and of the dual vector, in
-        the metric of the graph.
+    def measure(self) -> tuple[Array, Array, Array]:
+        """Look at the current projection without changing the state; set the dual point `dual`.
+
+        Returns per output the squared length of the step that :meth:`advance` will take, the
+        squared size of the primal point and of the dual vector, in the metric of the graph.
         """
         self._set_shrink()
-        dual, squares = np.empty_like(self.S), np.empty((len(self), 3))
+        if len(self.dual) != len(self):
+            self.dual = np.empty_like(self.S)
+        dual, squares = self.dual, np.empty((len(self), 3))
         self._rows(
             lambda r: kernels.measure(
                 self.S[r], self.Z[r], self.shift[r], self.lower[r], self.upper[r],
@@ -134,7 +138,7 @@ class Block:
         size = squares[:, 1] + kappa * _square(self.V)
         force = squares[:, 2] + kappa * _square(q - answer)
         dual *= self.rho[:, None].astype(self.dtype)
-        return dual, step, size, force
+        return step, size, force
 
     def graph_square(self, V: NDArray[Any]) -> Array:
         """Return the squared graph norm ``kappa ||V||^2 + ||X~ V||^2`` of every row."""
@@ -158,9 +162,9 @@ class Block:
 
     def keep(self, rows: NDArray[Any]) -> None:
         """Drop all outputs but these."""
+        self.dual = self.dual[:0]  # makes room for the copies
         for name in ("lower", "upper", "penalty", "S", "state", "sums", "answer", "rho",
-                     "threshold",
-                     "shrink", "multiplier", "V", "Z", "shift", "beta"):  # fmt: skip
+                     "threshold", "shrink", "multiplier", "V", "Z", "shift", "beta"):  # fmt: skip
             setattr(self, name, np.ascontiguousarray(getattr(self, name)[rows]))
         if np.ndim(self.epsilon) == 1:
             self.epsilon = self.epsilon[rows]
@@ -169,7 +173,7 @@ class Block:
 
     def to_double(self, lower: Array, upper: Array) -> None:
         """Go on in float64, with the box given anew in full precision."""
-        self.dtype = np.dtype(np.float64)
+        self.dtype, self.dual = np.dtype(np.float64), self.dual[:0]
         self.lower, self.upper = np.ascontiguousarray(lower), np.ascontiguousarray(upper)
         for name in ("S", "state", "answer", "shrink", "V", "Z", "shift"):
             setattr(self, name, getattr(self, name).astype(np.float64))
@@ -218,7 +222,7 @@ class Block:
         )
 
     def _rows(self, work: Any) -> None:
-        """Run a compiled loop over all rows, on slices of them when there are workers."""
+        """Do some work on all rows, in a slice for each worker when there are some."""
         m = len(self)
         if self.workers is None or m < 2 * self.n_workers:
             work(slice(0, m))

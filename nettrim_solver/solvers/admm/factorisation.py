@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from ...exceptions import ProblemError
 from ...problem import Problem
+from ...threads import limit_threads
 
 Array = NDArray[np.float64]
 
@@ -82,12 +83,14 @@ class Factorisation:
         self.small_side = self.n_samples < self.n_inputs
         self.gram = None if self.small_side else self._gram()
         kernel = self._outer_gram() if self.gram is None else self.gram
-        self.kappa = KAPPA * _largest_eigenvalue(kernel)
-        if self.kappa == 0.0:
-            self.kappa = 1.0
-        regular = kernel.copy()
-        regular[np.diag_indices_from(regular)] += self.kappa
-        self._inverse = {np.dtype(np.float64): _inverse(regular)}
+        # Threads would wait for each other longer than these steps take.
+        with limit_threads(1):
+            self.kappa = KAPPA * _largest_eigenvalue(kernel)
+            if self.kappa == 0.0:
+                self.kappa = 1.0
+            regular = kernel.copy()
+            regular[np.diag_indices_from(regular)] += self.kappa
+            self._inverse = {np.dtype(np.float64): _inverse(regular)}
         self._designs = {np.dtype(X.dtype): X}
 
     def check(self, problem: Problem) -> None:
@@ -114,15 +117,22 @@ class Factorisation:
         """Return X in the given dtype if it is at hand, else X itself."""
         return self._designs.get(np.dtype(dtype), self.X)
 
-    def forward(self, V: NDArray[Any]) -> tuple[NDArray[Any], Array]:
+    def forward(
+        self, V: NDArray[Any], out: NDArray[Any] | None = None
+    ) -> tuple[NDArray[Any], Array]:
         """Return ``X D^-1 V`` transposed, shape (m, P), and the shift ``-mu^T D^-1 V``, shape (m,).
 
         V has shape (m, N); its dtype is that of the product. Their sum is the centred product.
         """
-        scaled = V / self.norm.astype(V.dtype)
-        product = scaled @ self.design(V.dtype).T
+        scaled, X = V / self.norm.astype(V.dtype), self.design(V.dtype)
         shift = -(scaled.astype(np.float64) @ self.mean) if self.intercept else np.zeros(len(V))
-        return np.ascontiguousarray(product), shift
+        if out is None:
+            out = np.empty((len(V), self.n_samples), dtype=V.dtype)
+        if sp.issparse(X):
+            out[:] = scaled @ X.T
+        else:
+            np.matmul(scaled, X.T, out=out)
+        return out, shift
 
     def adjoint(self, S: NDArray[Any], sums: Array | None = None) -> NDArray[Any]:
         """Return the product with the scaled, centred X, shape (m, N), of S, shape (m, P).
@@ -138,8 +148,8 @@ class Factorisation:
         return product
 
     def project(
-        self, state: NDArray[Any], S: NDArray[Any], sums: Array
-    ) -> tuple[NDArray[Any], NDArray[Any], Array, Array]:
+        self, state: NDArray[Any], S: NDArray[Any], sums: Array, V: NDArray[Any], Z: NDArray[Any],
+    ) -> tuple[Array, Array]:  # fmt: skip
         """Project a state onto the graph: the nearest (V, Z, beta) with ``Z = X~ V + beta``.
 
         Parameters
@@ -150,12 +160,13 @@ class Factorisation:
             Block of the samples.
         sums : ndarray of shape (m,)
             Row sums of S.
+        V : ndarray of shape (m, N)
+            Overwritten.
+        Z : ndarray of shape (m, P)
+            Overwritten; without the shift.
 
         Returns
         -------
-        V : ndarray of shape (m, N)
-        Z : ndarray of shape (m, P)
-            Without the shift.
         shift : ndarray of shape (m,)
             What ``Z`` lacks of the pre-activations.
         beta : ndarray of shape (m,)
@@ -165,17 +176,17 @@ class Factorisation:
         if not self.small_side:
             right = self.adjoint(S, sums)
             right += S.dtype.type(self.kappa) * state
-            V = right @ inverse
-            Z, shift = self.forward(V)
-            return V, Z, shift + offset, offset
+            np.matmul(right, inverse, out=V)
+            return self.forward(V, Z)[1] + offset, offset
         # Woodbury's identity: V = state + X~^T y, and Z follows without another product.
-        Z, shift = self.forward(state)
+        _, shift = self.forward(state, Z)
         y = S - Z
         y -= (shift + offset)[:, None].astype(S.dtype)
-        y = y @ inverse
-        V = state + self.adjoint(y)
-        Z = S - S.dtype.type(self.kappa) * y
-        return V, Z, np.zeros(len(S)), offset
+        np.matmul(y, inverse, out=Z)
+        np.add(state, self.adjoint(Z), out=V)
+        Z *= S.dtype.type(-self.kappa)
+        Z += S
+        return np.zeros(len(S)), offset
 
     def inverse(self, dtype: Any) -> NDArray[Any]:
         """Return ``(kappa I + X~^T X~)^-1`` (or of ``X~ X~^T``) in the given dtype."""

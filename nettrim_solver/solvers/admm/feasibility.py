@@ -35,14 +35,14 @@ LEAST_ITERATIONS = 5000
 HARD_ROWS = 1e-9
 
 
-def suspicious(run: Run, columns: Index, block: Block, theta: NDArray[Any]) -> NDArray[np.bool_]:
+def suspicious(run: Run, columns: Index, block: Block) -> NDArray[np.bool_]:
     """Return which outputs look as if their radius were out of reach.
 
     The dual values of an infeasible problem grow without limit, its iterates do not: a lower
     bound above twice the present objective gives it away.
     """
     problem = run.problem.select(columns)
-    bounds, _ = dual_bounds(problem, dual_terms(problem, theta.T))
+    bounds, _ = dual_bounds(problem, dual_terms(problem, block.dual.T))
     objectives = np.sum(block.penalty * np.abs(block.answer), axis=1)
     if problem.joint:
         objectives = np.array([objectives.sum()])

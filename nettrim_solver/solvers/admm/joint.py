@@ -114,8 +114,10 @@ def _find_multiplier(run: Run) -> bool:
             return True
         if not answer.proved.all():
             # Some outputs are degenerate at this very lambda; at a neighbour they need not be.
+            # Unless their hard rows contradict each other, which holds at all of them.
             failures += 1
-            if failures > NEIGHBOURS:
+            left = np.flatnonzero(~answer.proved)
+            if failures > NEIGHBOURS or (failures == 1 and refute(run, left, epsilon).any()):
                 return False
             lambda_ *= 1.0 + 0.02 * failures * (-1.0) ** failures
             continue
@@ -158,7 +160,7 @@ def _idle(run: Run) -> bool:
         none = np.full(len(columns), np.inf)
         run.polish(
             columns, answer.V[columns], answer.beta[columns], none, np.full(len(columns), epsilon),
-            np.ascontiguousarray(answer.theta[:, columns].T), 0,
+            answer.theta.T, columns, 0,
         )  # fmt: skip
     return bool(answer.proved.all() and np.sqrt(np.sum(answer.square)) <= epsilon)
 
@@ -173,7 +175,7 @@ def _solve_at(run: Run, lambda_: float) -> None:
         if not fresh.any():
             proved = run.polish(
                 columns, answer.V[columns], answer.beta[columns], multiplier, None,
-                np.ascontiguousarray(answer.theta[:, columns].T), 0,
+                answer.theta.T, columns, 0,
             )  # fmt: skip
             columns, multiplier = columns[~proved], multiplier[~proved]
         if len(columns):

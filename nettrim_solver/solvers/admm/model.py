@@ -24,7 +24,7 @@ Mask = NDArray[np.bool_]
 STIFFNESS = {np.dtype(np.float32): 1e4, np.dtype(np.float64): 1e6}
 
 #: The same in damped steps, over the damping: a proximal term of the multipliers.
-SOFTENED = 0.02
+SOFTENED = 0.2
 
 #: Largest relative change of lambda in one step: the iterate's estimate is a good one, and near a
 #: support that is too small the ball's quadratic is not.

@@ -63,11 +63,17 @@ SINGLE_SWEEPS = 4
 BORDER = 16
 BORDER_SHARE = 0.15
 
-#: Damping of the steps, a proximal term relative to the diagonal of H: least that counts, factor
-#: after a calm step, first value, factor after a bad step. A step is calm that drops up to CALM of
-#: its columns.
+#: Damping of the steps, a proximal term relative to the diagonal of H: least that counts (without
+#: hard rows), factor after a calm step, first value, factor after a bad step. A step is calm that
+#: drops up to CALM of its columns.
 DAMPING = (1e-5, 0.3, 1e-3, 5.0)
 CALM = 0.02
+
+#: First damping of a step that is damped from the start, relative to the residual.
+DAMPED_START = 0.03
+
+#: Sweeps without progress after which an attempt is given up: ADMM will find a better start.
+PATIENCE = 8
 
 #: Damping beyond which steps become cautious: they change one thing at a time.
 CAUTIOUS = 0.05
@@ -121,6 +127,7 @@ class Output:
     tangent_nu: tuple[Index, Array]
     proved: bool = False
     sweep: int = 0
+    progress: int = 0
     square: float = 0.0
     excess: float = 0.0
     residual: float = np.inf
@@ -183,7 +190,8 @@ def polish(
             active, zip(*evaluate(factorisation, active), strict=True), strict=True
         ):
             output.proved = _solved(output, gradient, sums, tolerances)
-            if output.proved or output.sweep == tolerances.sweeps:
+            over = output.sweep == min(tolerances.sweeps, output.progress + PATIENCE)
+            if output.proved or over:
                 finish(output)
                 continue
             output.sweep += 1
@@ -274,11 +282,14 @@ def _judge_step(output: Output) -> bool:
     # Single changes are an active set method of its own: its residual need not fall each time.
     single = output.hard is not None and output.cautious
     if single or new <= slack * old + RESIDUAL_FLOOR * (slack - 1.0):
+        if single or new < old:
+            output.progress = output.sweep
         if output.hard is None or new < old:
             output.merit = merit
-        eased = output.damping * DAMPING[1]
         if output.calm:
-            output.damping = eased if eased > DAMPING[0] else 0.0
+            eased = output.damping * DAMPING[1]
+            # With about as many tight hard rows as weights, undamped steps leap between vertices.
+            output.damping = eased if eased > DAMPING[0] or output.hard is not None else 0.0
         return True
     assert output.saved is not None
     output.V, output.beta, output.lambda_, output.nu = output.saved
@@ -332,7 +343,7 @@ def _plan(
         double = output.double or few
         many = len(columns) > DAMPED_SHARE * base.sum() or len(stiff) > STIFF_SHARE * len(columns)
         if output.sweep == 1 and many and output.residual > NEAR:
-            output.damping = DAMPING[2]
+            output.damping = max(DAMPING[2], DAMPED_START * min(output.residual, 1.0))
         output.system = None
         output.system = WorkingSet(
             factorisation, columns, base, np.float64 if double else np.float32, output.damping

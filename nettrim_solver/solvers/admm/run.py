@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from ...certificate import RADIUS_FLOOR
 from ...problem import Problem
 from ...status import Status
-from ...threads import limit_threads
 from .. import Context, Progress, kernels
 from .factorisation import Factorisation
 from .polish import Output, Tolerances, polish
@@ -26,12 +25,12 @@ from .polish import Output, Tolerances, polish
 Array = NDArray[np.float64]
 Index = NDArray[np.int64]
 
-#: Arrays of shape (P, block) that a block may take: five iterate, the others are the polish's.
-ARRAYS = 8
+#: Arrays of shape (P, block) that a block may take: five iterate, and the polish needs some room.
+ARRAYS = 6
 
-#: Most outputs polished at a time (by one worker), enough for efficient products, and the least
-#: number of outputs in a block for each.
-POOL = 32
+#: Most outputs polished at a time (by one worker): enough for efficient products, and few enough
+#: for their systems to stay in the cache. And the least number of outputs in a block for each.
+POOL = 8
 POOL_SHARE = 8
 
 
@@ -169,10 +168,11 @@ class Run:
 
     def polish(
         self, columns: Index, V: Array, beta: Array, multiplier: Array, epsilon: Array | None,
-        theta: NDArray[Any], iteration: int,
+        theta: NDArray[Any], places: Index, iteration: int,
     ) -> NDArray[np.bool_]:  # fmt: skip
         """Polish some outputs; store and return those that were proved.
 
+        Their dual points are at these places of theta, which has a row per output.
         With workers each takes every n-th output, so that the answers do not depend on the clock.
         """
         tick = time.perf_counter()
@@ -192,7 +192,7 @@ class Run:
             outputs = (
                 self.output(
                     k, columns[k], V[k], beta[k], multiplier[k],
-                    None if epsilon is None else epsilon[k], theta[k],
+                    None if epsilon is None else epsilon[k], theta[places[k]],
                 )
                 for k in part
             )  # fmt: skip
@@ -201,10 +201,8 @@ class Run:
         if self.workers is None:
             work(range(len(columns)))
         else:
-            # Its systems are small; a threaded BLAS would spend more on waking its threads.
             n = self.context.n_threads
-            with limit_threads(1):
-                list(self.workers.map(work, [range(t, len(columns), n) for t in range(n)]))
+            list(self.workers.map(work, [range(t, len(columns), n) for t in range(n)]))
         self.seconds["polish"] += time.perf_counter() - tick
         return proved
 

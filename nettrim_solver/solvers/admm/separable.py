@@ -110,11 +110,12 @@ def iterate(run: Run, columns: Index, epsilon: Any, lambda_: Any, joint: bool = 
             if watch.V is not None:
                 _balance(run, block, watch, iteration)
             check = iteration % interval == 0 or iteration == min(5, interval)
-            theta = _measure(block, watch) if check else None
+            if check:
+                watch.V, watch.lengths = block.V.copy(), block.measure()
             block.advance()
             run.seconds["admm"] += time.perf_counter() - tick
-            if theta is not None:
-                kept = _check(run, columns, block, watch, theta, iteration, joint)
+            if check:
+                kept = _check(run, columns, block, watch, iteration, joint)
                 columns = columns[kept]
                 if np.ndim(epsilon) == 1:
                     epsilon = epsilon[kept]
@@ -140,8 +141,9 @@ def _start(
     single = settings.dtype == "float32" or (
         settings.dtype == "auto" and f.n_samples * f.n_inputs * len(columns) > SMALL
     )
-    arrays = _zero_start(run, columns, np.dtype(np.float32 if single else np.float64))
-    lower, upper, theta, beta, limit, distance = arrays
+    lower, upper, theta, beta, limit, distance = _zero_start(
+        run, columns, np.dtype(np.float32 if single else np.float64)
+    )
     run.natural[columns] = limit
     if np.ndim(epsilon) == 1 and np.any(distance <= epsilon):
         trivial = distance <= epsilon
@@ -149,8 +151,12 @@ def _start(
         answer.lambda_[columns[trivial]] = limit[trivial]
         run.finish(columns[trivial], 0)
         left = ~trivial
+        # One after the other, so that no more than one is there twice.
+        lower = lower[left]
+        upper = upper[left]
+        theta = theta[left]
+        beta, limit = beta[left], limit[left]
         columns, epsilon = columns[left], epsilon[left]
-        lower, upper, theta, beta, limit = (a[left] for a in (lower, upper, theta, beta, limit))
     if len(columns) == 0:
         return columns, epsilon, lambda_, None
     rho = (settings.rho or RHO) / limit
@@ -158,6 +164,7 @@ def _start(
     warm = run.warm_start(columns)
     if warm is not None:
         V, beta, theta, previous = warm
+        theta = theta.astype(lower.dtype)
         rho = np.where(np.isfinite(previous), previous, rho)
     block = Block(
         f, lower, upper, run.penalty(columns), epsilon, lambda_, run.problem.strict,
@@ -216,9 +223,8 @@ def _balance(run: Run, block: Block, watch: Watch, iteration: int) -> None:
 
 
 def _check(
-    run: Run, columns: Index, block: Block, watch: Watch, theta: NDArray[Any], iteration: int,
-    joint: bool,
-) -> NDArray[np.bool_]:  # fmt: skip
+    run: Run, columns: Index, block: Block, watch: Watch, iteration: int, joint: bool
+) -> NDArray[np.bool_]:
     """Polish what has settled, drop what is proved; return which outputs stay."""
     support = block.answer != 0
     changes = np.count_nonzero(support != watch.support, axis=1)
@@ -226,7 +232,7 @@ def _check(
     settled = changes <= np.maximum(2, SETTLED * support.sum(axis=1))
     run.report(iteration)
     if joint:
-        if _suspects(run, columns, block, watch, theta, iteration).any():
+        if _suspects(run, columns, block, watch, iteration).any():
             if refute(run, columns, block.epsilon).any():
                 return np.zeros(len(columns), dtype=bool)
         done = iteration >= FIRST_POLISH and settled.mean() > JOINT_SETTLED[run.problem.strict]
@@ -236,7 +242,7 @@ def _check(
         return np.ones(len(columns), dtype=bool)
     keep = np.ones(len(columns), dtype=bool)
     if block.epsilon is not None:
-        stuck = np.flatnonzero(_suspects(run, columns, block, watch, theta, iteration))
+        stuck = np.flatnonzero(_suspects(run, columns, block, watch, iteration))
         if len(stuck):
             keep[stuck] = ~refute(run, columns[stuck], block.epsilon[stuck])
             settled &= keep
@@ -244,7 +250,12 @@ def _check(
     candidates = np.flatnonzero(settled & (iteration >= watch.attempt))
     if run.settings.polish and len(candidates):
         V, beta = block.estimate()
-        proved = _polish_block(run, columns, block, candidates, V, beta, theta, iteration)
+        run.answer.rho[columns[candidates]] = block.rho[candidates]
+        proved = run.polish(
+            columns[candidates], V[candidates], beta[candidates], block.multiplier[candidates],
+            block.epsilon[candidates] if np.ndim(block.epsilon) == 1 else None,
+            block.dual, candidates, iteration,
+        )  # fmt: skip
         keep[candidates[proved]] = False
         watch.attempt[candidates[~proved]] = int(1.5 * iteration)
     if not keep.all():
@@ -258,45 +269,26 @@ def _check(
 
 
 def _suspects(
-    run: Run, columns: Index, block: Block, watch: Watch, theta: NDArray[Any], iteration: int
+    run: Run, columns: Index, block: Block, watch: Watch, iteration: int
 ) -> NDArray[np.bool_]:
     """Return which outputs are to be checked for a radius out of reach, at the times to look."""
     if iteration < watch.radius_check:
         return np.zeros(len(columns), dtype=bool)
     watch.radius_check = 4 * iteration
-    return suspicious(run, columns, block, theta)
-
-
-def _polish_block(run: Run, columns: Index, block: Block, candidates: Index, V: Array, beta: Array,
-    theta: NDArray[Any], iteration: int,
-) -> NDArray[np.bool_]:  # fmt: skip
-    multiplier = block.multiplier[candidates]
-    run.answer.rho[columns[candidates]] = block.rho[candidates]
-    proved = run.polish(
-        columns[candidates], V[candidates], beta[candidates], multiplier,
-        block.epsilon[candidates] if np.ndim(block.epsilon) == 1 else None,
-        theta[candidates], iteration,
-    )  # fmt: skip
-    return proved
+    return suspicious(run, columns, block)
 
 
 def _store(run: Run, columns: Index, block: Block, iteration: int) -> None:
     """Keep the current estimates of outputs that are not proved."""
-    if len(columns) == 0 or len(block.V) == 0:
+    if len(columns) == 0 or iteration == 0:
         return
     answer = run.answer
     # An interrupt in the polish leaves outputs in the block that are proved already.
     left = ~answer.proved[columns]
     kept = columns[left]
-    theta = block.measure()[0]
+    block.measure()
     V, beta = block.estimate()
     answer.V[kept], answer.beta[kept] = V[left], beta[left]
     answer.lambda_[kept], answer.rho[kept] = block.multiplier[left], block.rho[left]
-    answer.theta[:, kept] = theta[left].T
+    answer.theta.T[kept] = block.dual[left]
     answer.iterations[kept] += iteration
-
-
-def _measure(block: Block, watch: Watch) -> NDArray[Any]:
-    theta, step, size, force = block.measure()
-    watch.V, watch.lengths = block.V, (step, size, force)
-    return theta

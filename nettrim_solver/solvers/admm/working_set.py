@@ -34,11 +34,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import scipy.linalg as la
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from .. import kernels
+from . import lapack
 from .factorisation import Factorisation
 
 Array = NDArray[np.float64]
@@ -88,10 +88,6 @@ class WorkingSet:
         self.in_base = np.zeros(factorisation.n_inputs, dtype=bool)
         self.in_base[columns] = True
         self.ridge = np.zeros(self.n_base)
-        single = self.dtype == np.float32
-        self._potrf = la.lapack.spotrf if single else la.lapack.dpotrf
-        self._trsv = la.blas.strsv if single else la.blas.dtrsv
-        self._potrs = la.lapack.spotrs if single else la.lapack.dpotrs
         self.defined = self.n_base > 0 and self._factorise()
         # The border: b and H_0^-1 b a row each, D - B^T H_0^-1 B, and where each change is.
         self._vectors = np.zeros((0, self.n_base), dtype=self.dtype)
@@ -180,12 +176,9 @@ class WorkingSet:
 
     def base_solution(self, right: Array) -> NDArray[Any]:
         """Return ``H_0^-1`` times the base's part of right sides, shape (n, k)."""
-        # Two triangular solutions a column: for few columns faster than LAPACK's blocked ones.
-        part = right[: self.n_base].astype(self.dtype, order="F")
-        for k in range(part.shape[1]):
-            half = self._trsv(self.factor, part[:, k], lower=1, overwrite_x=1)
-            part[:, k] = self._trsv(self.factor, half, lower=1, trans=1, overwrite_x=1)
-        return part
+        part = right[: self.n_base].T.astype(self.dtype, order="C")
+        lapack.solve_rows(self.factor, part)
+        return part.T
 
     def solve(
         self, base: NDArray[Any], keys: Index, diagonal: Array, values: Array, active: Index
@@ -228,7 +221,8 @@ class WorkingSet:
         """Add vectors b to the border; `cross` holds their column of the whole border."""
         old = len(self._vectors)
         vectors = np.ascontiguousarray(vectors, dtype=self.dtype)
-        solved = np.ascontiguousarray(self._potrs(self.factor, vectors.T, lower=1)[0].T)
+        solved = vectors.copy()
+        lapack.solve_rows(self.factor, solved)
         self._vectors = np.concatenate([self._vectors, vectors])
         self._solved = np.concatenate([self._solved, solved])
         block = cross - self._vectors @ solved.T
@@ -248,8 +242,8 @@ class WorkingSet:
                 return False
             self.ridge = ridge * np.maximum(original, self._level)
             H[diagonal] = original + self.ridge
-            self.factor, info = self._potrf(H, lower=1, clean=0, overwrite_a=1)
-            if info == 0:
+            if lapack.factorise(H):
+                self.factor = H
                 return True
             ridge *= RIDGE_GROWTH
         return False
@@ -259,24 +253,17 @@ class WorkingSet:
         f, constant = self.factorisation, self.constant
         working = np.flatnonzero(self.rows)
         idle = f.n_samples - len(working)
-        if f.gram is None or idle >= len(working):
-            return self._syrk(1.0, gather(f, working, self.columns, self.dtype))
         H = np.zeros((self.n_base, self.n_base), dtype=self.dtype, order="F")
+        if f.gram is None or idle >= len(working):
+            lapack.add_gram(1.0, gather(f, working, self.columns, self.dtype), H)
+            return H
         kernels.submatrix(f.gram, self.columns, H, constant)
         if constant:
             H[0, 0] = f.n_samples
-        if idle == 0:
-            return H
-        return self._syrk(-1.0, gather(f, np.flatnonzero(~self.rows), self.columns, self.dtype), H)
-
-    def _syrk(
-        self, sign: float, block: NDArray[Any], H: NDArray[Any] | None = None
-    ) -> NDArray[Any]:
-        """Return ``H + sign block^T block`` (the lower triangle), reusing the memory of H."""
-        syrk = la.blas.ssyrk if self.dtype == np.float32 else la.blas.dsyrk
-        if H is None:
-            return np.asarray(syrk(sign, block.T, lower=1))
-        return np.asarray(syrk(sign, block.T, beta=1.0, c=H, lower=1, overwrite_c=1))
+        if idle:
+            others = gather(f, np.flatnonzero(~self.rows), self.columns, self.dtype)
+            lapack.add_gram(-1.0, others, H)
+        return H
 
 
 def gather(factorisation: Factorisation, rows: Index, columns: Index, dtype: Any) -> NDArray[Any]:
