@@ -1,7 +1,9 @@
 """Parts of the default solver: factorisation, working sets, blocks, settings and bookkeeping."""
 
+import ctypes
 import dataclasses
 import tracemalloc
+import types
 from itertools import product
 
 import numpy as np
@@ -237,22 +239,78 @@ def test_any_number_polished_at_a_time_gives_the_same_answer(monkeypatch, formul
 # Blocks ----------------------------------------------------------------------------------------
 
 
+@pytest.fixture(params=["direct", "wrappers"])
+def routines(request, monkeypatch):
+    """The routines by their addresses, and as where SciPy does not give these."""
+    if request.param == "wrappers":
+        monkeypatch.setattr(lapack, "_routine", lambda name, dtype: None)
+
+
+@pytest.mark.parametrize("layout", ["fitting", "strided"])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_the_routines_without_lock_do_what_numpy_does(dtype):
+def test_the_routines_without_lock_do_what_numpy_does(routines, dtype, layout):
     rng = np.random.default_rng(8)
-    block = rng.standard_normal((50, 9)).astype(dtype)
     close = TOLERANCE["kernel_single" if dtype == np.float32 else "factorisation"]
-    H = np.asfortranarray(np.eye(9, dtype=dtype))
-    lapack.add_gram(1.0, block, H)
-    full = np.eye(9) + block.T.astype(np.float64) @ block
-    np.testing.assert_allclose(np.tril(H), np.tril(full), rtol=close, atol=close)
-    assert lapack.factorise(H)
-    for k in (1, 2, 5):
-        right = rng.standard_normal((k, 9)).astype(dtype)
-        found = right.copy()
-        lapack.solve_rows(H, found)
-        np.testing.assert_allclose(found, np.linalg.solve(full, right.T).T, atol=close)
-    assert not lapack.factorise(np.asfortranarray(-np.eye(3, dtype=dtype)))
+
+    def laid(array, order):
+        """The array in the order that the routines want, or spread over a larger one."""
+        array = np.array(array, dtype=dtype, order=order)
+        if layout == "fitting":
+            return array
+        wide = np.full((2 * len(array), 3 * array.shape[1]), np.nan, dtype=dtype)
+        wide[::2, ::3] = array
+        return wide[::2, ::3]
+
+    for n in (1, 9, 40):
+        block = laid(rng.standard_normal((50, n)), "C")
+        given, H = block.copy(), laid(np.eye(n), "F")
+        lapack.add_gram(1.0, block, H)
+        full = np.eye(n) + given.T.astype(np.float64) @ given
+        np.testing.assert_allclose(np.tril(H), np.tril(full), rtol=close, atol=20 * close)
+        lapack.add_gram(-1.0, block[:2], H)
+        full -= given[:2].T.astype(np.float64) @ given[:2]
+        assert lapack.factorise(H)
+        lower = np.tril(H).astype(np.float64)
+        np.testing.assert_allclose(lower @ lower.T, full, atol=20 * close * np.abs(full).max())
+        for k in (0, 1, 2, 5):
+            right = laid(rng.standard_normal((k, n)), "C")
+            expected = np.linalg.solve(full, right.T.astype(np.float64)).T
+            lapack.solve_rows(H, right)
+            np.testing.assert_allclose(right, expected, atol=close * 10)
+        assert np.array_equal(block, given)
+    assert not lapack.factorise(laid(np.diag([1.0, 1.0, -1.0]), "F"))
+    assert not lapack.factorise(laid([[1.0, 2.0], [2.0, 1.0]], "F"))
+
+
+def test_this_scipy_gives_the_addresses():
+    for name in lapack.ARGUMENTS:
+        for dtype in (np.float32, np.float64):
+            assert lapack._routine(name, np.dtype(dtype)) is not None
+
+
+@pytest.mark.parametrize("integer", [None, b"int64_t"])
+def test_an_interface_of_other_integers_is_left_alone(monkeypatch, integer):
+    capsules = {}
+    if integer is not None:
+        new = ctypes.pythonapi.PyCapsule_New
+        new.restype = ctypes.py_object
+        new.argtypes = [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p]
+        name = b"void (char *, char *, I *, I *, d *, d *, I *, d *, d *, I *)"
+        name = ctypes.create_string_buffer(name.replace(b"I", integer))
+        capsules["dsyrk"] = new(1, name, None)
+    monkeypatch.setattr(lapack, "cython_blas", types.SimpleNamespace(__pyx_capi__=capsules))
+    assert lapack._routine.__wrapped__("syrk", np.dtype(np.float64)) is None
+
+
+@pytest.mark.parametrize("formulation", ["pooled", "strict"])
+def test_the_wrappers_give_the_same_answers(monkeypatch, formulation):
+    problem = instances.random_relu_layer(90, 24, 6, formulation=formulation, seed=2).problem
+    direct = solve(problem, tol_gap=1e-9, tol_feas=1e-9)
+    monkeypatch.setattr(lapack, "_routine", lambda name, dtype: None)
+    other = solve(problem, tol_gap=1e-9, tol_feas=1e-9)
+    assert direct.status is other.status is Status.OPTIMAL
+    size = np.abs(direct.W).max()
+    np.testing.assert_allclose(other.W, direct.W, atol=TOLERANCE["independent_outputs"] * size)
 
 
 def block_at(solution, problem, rho=20.0):

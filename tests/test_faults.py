@@ -247,6 +247,49 @@ def test_the_least_radius_itself_can_be_asked_for(radius, formulation):
     assert solution.status is Status.OPTIMAL and solution.least_epsilon is None
 
 
+@pytest.mark.parametrize("lambda_", [1e-4, 1.0, 1e3])
+@pytest.mark.parametrize("intercept", [False, True])
+def test_contradictory_hard_rows_are_refuted_at_any_penalty(intercept, lambda_):
+    bad = instances.infeasible(kind="hard_rows", intercept=intercept, seed=2).problem
+    solution = solve(bad.penalise(lambda_))
+    assert set(solution.statuses) == {Status.INFEASIBLE}
+    assert np.isinf(solution.least_epsilon).all()
+    assert solution.iterations.max() < 1000, "refuted long before the iteration limit"
+
+
+def test_an_output_with_contradictory_hard_rows_leaves_the_others_their_proof():
+    bad = instances.infeasible(kind="hard_rows", seed=2).problem
+    lower, upper = (end.copy() for end in bad.box())
+    lower[:, 1] = np.where(lower[:, 1] == upper[:, 1], lower[:, 1], -np.inf)
+    mixed = bad.replace(lower=lower, upper=upper).penalise(0.1)
+    solution = solve(mixed)
+    assert solution.statuses == (Status.INFEASIBLE, Status.OPTIMAL, Status.INFEASIBLE)
+
+
+@pytest.mark.parametrize("formulation", ["pooled", "strict"])
+def test_a_joint_radius_of_zero_out_of_reach_is_refuted(formulation):
+    bad = instances.infeasible(formulation=formulation, radius="joint", seed=1)
+    solution = solve(bad.problem.replace(epsilon=0.0))
+    assert solution.status is Status.INFEASIBLE
+    np.testing.assert_allclose(
+        solution.least_epsilon, bad.least_epsilon, rtol=TOLERANCE["least_radius"]
+    )
+
+
+def test_a_joint_radius_in_reach_of_the_unpenalised_weights_alone():
+    # Zero penalised weights are then optimal, though all weights zero are out of the radius.
+    layer = instances.random_layer(120, 20, 3, activation="relu6", seed=3).problem
+    lower, upper = layer.box()
+    weights = np.where(np.arange(20) < 2, 0.0, 1.0)
+    box = {"lower": lower, "upper": upper, "radius": "joint", "intercept": False}
+    least = solve(Problem(layer.X[:, :2], epsilon=0.0, **box)).least_epsilon
+    epsilon = 1.001 * float(least[0])
+    assert epsilon < np.linalg.norm(layer.target_norms)
+    solution = solve(Problem(layer.X, weights=weights, epsilon=epsilon, **box))
+    assert solution.status is Status.OPTIMAL
+    assert solution.certificate.objective == 0.0 and not solution.W[2:].any()
+
+
 # Lies ------------------------------------------------------------------------------------------
 
 

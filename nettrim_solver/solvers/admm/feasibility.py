@@ -44,13 +44,21 @@ def suspicious(run: Run, columns: Index, block: Block) -> NDArray[np.bool_]:
     problem = run.problem.select(columns)
     bounds, _ = dual_bounds(problem, dual_terms(problem, block.dual.T))
     objectives = np.sum(block.penalty * np.abs(block.answer), axis=1)
+    if problem.penalised:
+        # On the ball's rows the distance is lambda theta.
+        force = np.where(block.lower == block.upper, block.dual, 0.0)
+        squares = np.sum(force**2, axis=1, dtype=np.float64)
+        objectives = block.lambda_ * objectives + 0.5 * block.lambda_**2 * squares
     if problem.joint:
         objectives = np.array([objectives.sum()])
     return np.broadcast_to(bounds > SUSPICIOUS * objectives, len(columns))
 
 
 def refute(run: Run, columns: Index, epsilon: Any) -> NDArray[np.bool_]:
-    """Return which outputs cannot reach their radius; keep the rays and the nearest weights."""
+    """Return which outputs cannot reach their radius; keep the rays and the nearest weights.
+
+    Without a radius (epsilon None, penalised) their hard rows alone can fail.
+    """
     problem = run.problem.select(columns)
     tolerance = 1.0 + run.settings.tol_feas
     refuted = np.zeros(len(columns), dtype=bool)
@@ -63,7 +71,7 @@ def refute(run: Run, columns: Index, epsilon: Any) -> NDArray[np.bool_]:
     left = np.flatnonzero(~refuted)
     if problem.joint and refuted.any():
         return np.ones(len(columns), dtype=bool)
-    if len(left):
+    if len(left) and epsilon is not None:
         nearest = _least_distance(run, problem.select(left))
         distance = np.where(nearest.proved, np.sqrt(nearest.square), 0.0)
         if problem.joint:

@@ -39,7 +39,9 @@ NEIGHBOURS = 6
 def solve_joint(run: Run) -> None:
     """Solve the joint program; the answers are left in ``run.answer``."""
     if run.problem.epsilon == 0.0:
-        solve_all(run)  # a ball that is a point constrains every output by itself
+        # A ball that is a point constrains every output by itself.
+        run.problem = run.problem.within(np.zeros(run.problem.n_outputs))
+        solve_all(run)
         return
     with run.stopping():
         if not _trivial(run) and _estimate(run) and not _find_multiplier(run):
@@ -122,6 +124,8 @@ def _find_multiplier(run: Run) -> bool:
             lambda_ *= 1.0 + 0.02 * failures * (-1.0) ** failures
             continue
         low, high = (lambda_, high) if distance < epsilon else (low, lambda_)
+        if np.isinf(high) and not np.any(answer.V * run.penalty(np.arange(problem.n_outputs))):
+            return True  # unpenalised weights alone reach the radius: there is no lower value
         if np.isinf(high) and lambda_ > 10.0 * first and _idle(run):
             return True
         if low == 0.0 and lambda_ < VANISHING * first:

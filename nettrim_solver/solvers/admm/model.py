@@ -33,9 +33,6 @@ LAMBDA_CHANGE = 0.1
 #: Times that columns may be dropped, and the rest solved for again, within one step.
 DROP_ROUNDS = 6
 
-#: The same in cautious steps, which change one thing at a time.
-CAUTIOUS_ROUNDS = 40
-
 
 @dataclass(frozen=True)
 class Step:
@@ -67,15 +64,13 @@ class Model:
     start : ndarray of shape (n,)
         ``V_T`` (0 for the intercept).
     lambda_ : float
-    cautious : bool
-        Drop or release one at a time, the worst first.
     """
 
     def __init__(
         self, system: WorkingSet, support: Mask, rows: Mask, right: Array, cost: Array,
-        start: Array, lambda_: float, cautious: bool = False,
+        start: Array, lambda_: float,
     ) -> None:  # fmt: skip
-        self.system, self.support, self.cautious = system, support, cautious
+        self.system, self.support = system, support
         self.right, self.cost, self.start, self.lambda_ = right, cost, start, lambda_
         self.member = rows
         self.full: Array | None = None
@@ -97,7 +92,7 @@ class Model:
     def solve(self, square: float, epsilon: float | None) -> Step | None:
         """Return the step from a point whose ball rows have the given squared norm."""
         dropped = ~self.support
-        for _ in range(CAUTIOUS_ROUNDS if self.cautious else DROP_ROUNDS):
+        for _ in range(DROP_ROUNDS):
             if dropped.all():
                 return Step(self.start.copy(), dropped, 0.0, np.zeros(len(dropped)))
             if not self._solve_pair(dropped):
@@ -105,11 +100,8 @@ class Model:
             change = 0.0 if epsilon is None else self._change(square, epsilon)
             delta = self.u + change * self.v
             self.force = self.y + self.push @ np.array([1.0, change])
-            flips = np.where(dropped, 0.0, -np.sign(self.cost) * (self.start - delta))
-            flipped = self._chosen(flips)
+            flipped = ~dropped & (np.sign(self.cost) * (self.start - delta) < 0)
             dropped = dropped | flipped
-            if self.cautious and flipped.any():
-                continue
             if not (self._release() or flipped.any()):
                 break
         return Step(delta, dropped, change, self.v)
@@ -161,16 +153,9 @@ class Model:
         self.row_keys = system.row_keys(rows)
         self.base = system.base_solution(self.full)
 
-    def _chosen(self, amounts: Array) -> Mask:
-        """Return where amounts are positive, or only where the largest is."""
-        chosen = amounts > 0
-        if self.cautious and chosen.any():
-            chosen = np.arange(len(amounts)) == np.argmax(amounts)
-        return chosen
-
     def _release(self) -> bool:
         """Take out the hard rows whose multiplier would change sign; return whether any did."""
-        wrong = self._chosen(-self.force * self.signs)
+        wrong = self.force * self.signs < 0
         if not wrong.any():
             return False
         self.right, self.full = self.right - self.y[wrong] @ self.rows[wrong], None

@@ -20,7 +20,8 @@ from ...problem import Problem
 from ...status import Status
 from .. import Context, Progress, kernels
 from .factorisation import Factorisation
-from .polish import Output, Tolerances, polish
+from .newton import Output
+from .polish import Tolerances, polish
 
 Array = NDArray[np.float64]
 Index = NDArray[np.int64]

@@ -129,7 +129,7 @@ def iterate(run: Run, columns: Index, epsilon: Any, lambda_: Any, joint: bool = 
         _store(run, columns, block, iteration)
         raise
     _store(run, columns, block, iteration)
-    if len(columns) and epsilon is not None and not joint:
+    if len(columns) and not joint and _refutable(run, epsilon):
         refute(run, columns, epsilon)
 
 
@@ -241,10 +241,11 @@ def _check(
             return np.zeros(len(columns), dtype=bool)
         return np.ones(len(columns), dtype=bool)
     keep = np.ones(len(columns), dtype=bool)
-    if block.epsilon is not None:
+    if _refutable(run, block.epsilon):
         stuck = np.flatnonzero(_suspects(run, columns, block, watch, iteration))
         if len(stuck):
-            keep[stuck] = ~refute(run, columns[stuck], block.epsilon[stuck])
+            radii = None if block.epsilon is None else block.epsilon[stuck]
+            keep[stuck] = ~refute(run, columns[stuck], radii)
             settled &= keep
     settled |= iteration >= 4 * watch.attempt
     candidates = np.flatnonzero(settled & (iteration >= watch.attempt))
@@ -266,6 +267,14 @@ def _check(
             block.to_double(*run.box(columns[keep]))
             watch.V = None
     return keep
+
+
+def _refutable(run: Run, epsilon: Any) -> bool:
+    """Return whether outputs may have no answer: they have a radius, or hard rows of their own.
+
+    At a multiplier of the joint radius they may, too; :mod:`.joint` sees to that.
+    """
+    return epsilon is not None or (run.problem.penalised and run.problem.strict)
 
 
 def _suspects(

@@ -1,0 +1,247 @@
+r"""One Newton step of one output: which columns and rows it is about, its system, and its result.
+
+The step and its conditions are in :mod:`.polish`, its quadratic model in :mod:`.model`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .factorisation import Factorisation
+from .model import Model
+from .working_set import WorkingSet
+
+Array = NDArray[np.float64]
+Index = NDArray[np.int64]
+Mask = NDArray[np.bool_]
+
+#: Supports up to this size are factorised in float64 from the start: there it costs nothing. So
+#: are supports above this share of the working rows, whose H is near singular.
+SMALL_SUPPORT = 96
+LARGE_SHARE = 0.75
+
+#: Sweeps after which float32 factors are given up.
+SINGLE_SWEEPS = 4
+
+#: Changes of the pattern since the last factorisation that are dearer than another one: this
+#: many, or this share of the columns.
+BORDER = 16
+BORDER_SHARE = 0.15
+
+#: Least damping of a step that is damped, and the first damping of one that is damped from the
+#: start, relative to the residual.
+LEAST_DAMPING = 1e-3
+DAMPED_START = 0.03
+
+#: Share of the working rows from which on a support is damped from the start, and so are hard rows
+#: from that share of the support on.
+DAMPED_SHARE = 0.85
+STIFF_SHARE = 0.75
+
+#: Residual up to which the first step is trusted in any case.
+NEAR = 1e-2
+
+#: Share of its columns up to which a step may drop some and still is calm.
+CALM = 0.02
+
+#: A column enters when |x_i^T y| exceeds lambda c_i by this factor.
+ENTER = 1.0 + 1e-10
+
+
+@dataclass(eq=False)
+class Output:
+    """One output in scaled coordinates, and where its conditions stand.
+
+    Shapes: ``P`` samples, ``N`` inputs; float64. ``epsilon`` is the radius to be met with equality,
+    infinite where the multiplier is given (penalised, a joint radius, a ball that is not active);
+    ``radius`` the one to be kept; ``scale`` is what violations are measured against; ``hard``
+    (None without) says which rows are hard, and ``nu`` holds y on them. The tangents are
+    ``-dV / dlambda`` and, as pairs of rows and values, ``dnu / dlambda``. ``name`` is the caller's.
+    """
+
+    name: int
+    lower: Array
+    upper: Array
+    penalty: Array
+    epsilon: float
+    radius: float
+    scale: float
+    hard: Mask | None
+    V: Array
+    beta: float
+    lambda_: float
+    nu: Array | None
+    tangent: Array
+    tangent_beta: float
+    tangent_nu: tuple[Index, Array]
+    proved: bool = False
+    sweep: int = 0
+    progress: int = 0
+    square: float = 0.0
+    excess: float = 0.0
+    residual: float = np.inf
+    double: bool = False
+    calm: bool = False
+    damping: float = 0.0
+    merit: tuple[float, float] | None = None
+    system: WorkingSet | None = None
+    saved: tuple[Array, float, float, Array | None] | None = None
+    y: Array = field(default_factory=lambda: np.zeros(0))
+
+    def __post_init__(self) -> None:
+        self.fixed = self.lower == self.upper
+
+
+@dataclass
+class Plan:
+    """What one step is about: columns that may move, working rows of the ball, and hard rows.
+
+    ``gradient`` is ``X~^T y``, ``imbalance`` the sum of y; hard rows come with their excess.
+    """
+
+    support: Mask
+    rows: Mask
+    stiff: Index
+    excess: Array
+    signs: Array
+    gradient: Array
+    imbalance: float
+
+
+def plan_step(
+    factorisation: Factorisation, output: Output, gradient: Array, imbalance: float, z: Array
+) -> Plan | None:
+    """Choose the columns and rows of the next step, and bring its system up to date.
+
+    Ball rows work where matched or outside the box. Hard rows work (as equalities) where they have
+    a multiplier or are violated. Returns None where nothing can move.
+    """
+    enter = output.sweep > 1 or not output.V.any()
+    support = _support(output, gradient, factorisation.live, enter)
+    if not support.any() and not factorisation.intercept:
+        return None
+    y, hard = output.y, output.hard
+    rows = (y != 0) | output.fixed
+    stiff, excess, signs = np.zeros(0, dtype=np.int64), np.zeros(0), np.zeros(0)
+    if hard is not None:
+        rows &= ~hard
+        distance = np.where(hard, z - np.clip(z, output.lower, output.upper), 0.0)
+        _keep_worst(distance, y != 0, max(16, int(np.count_nonzero(support)) // 4))
+        sides = np.where(hard, np.where(y != 0, y, distance), 0.0)
+        # More equalities than variables say nothing new: the weakest keep their multiplier.
+        _keep_worst(sides, hard & (y == 0), max(64, 2 * int(np.count_nonzero(support))))
+        stiff = np.flatnonzero(sides)
+        signs = np.sign(sides[stiff])
+        excess = z[stiff] - np.where(signs > 0, output.upper[stiff], output.lower[stiff])
+    output.double |= output.sweep > SINGLE_SWEEPS
+    if not _usable(output, support, rows, stiff):
+        base = rows.copy()
+        base[stiff] = True
+        columns = np.flatnonzero(support)
+        few = len(columns) <= SMALL_SUPPORT or len(columns) > LARGE_SHARE * base.sum()
+        double = output.double or few
+        many = len(columns) > DAMPED_SHARE * base.sum() or len(stiff) > STIFF_SHARE * len(columns)
+        if output.sweep == 1 and many and output.residual > NEAR:
+            output.damping = max(LEAST_DAMPING, DAMPED_START * min(output.residual, 1.0))
+        output.system = None
+        output.system = WorkingSet(
+            factorisation, columns, base, np.float64 if double else np.float32, output.damping
+        )
+        if not output.system.defined:
+            return None
+    return Plan(support, rows, stiff, excess, signs, gradient, imbalance)
+
+
+def _keep_worst(distance: Array, known: Mask, most: int) -> None:
+    """Set to zero, in place, all but the largest entries of those that are not yet known."""
+    candidates = np.flatnonzero((distance != 0) & ~known)
+    if len(candidates) > most:
+        order = np.argsort(-np.abs(distance[candidates]), kind="stable")
+        distance[candidates[order[most:]]] = 0.0
+
+
+def _usable(output: Output, support: Mask, rows: Mask, stiff: Index) -> bool:
+    """Return whether the system at hand serves these columns and rows, its border not too wide."""
+    system = output.system
+    if system is None or system.damping != output.damping:
+        return False
+    if output.double and system.dtype != np.float64:
+        return False
+    changed = rows != system.rows
+    changed[stiff] = False
+    changes = np.count_nonzero(support != system.in_base) + np.count_nonzero(changed)
+    return bool(changes <= max(BORDER, BORDER_SHARE * system.n_base))
+
+
+def append_entering(factorisation: Factorisation, steps: list[tuple[Output, Plan]]) -> None:
+    """Append the columns that enter: their products with X, one product per dtype for all."""
+    for dtype in (np.float32, np.float64):
+        new = []
+        for output, plan in steps:
+            assert output.system is not None
+            if output.system.dtype == dtype and len(columns := output.system.missing(plan.support)):
+                new.append((output.system, columns))
+        if not new:
+            continue
+        blocks = np.concatenate([system.weighted(columns) for system, columns in new])
+        sums = blocks.sum(axis=1, dtype=np.float64)
+        products, first = factorisation.adjoint(blocks, sums), 0
+        for system, columns in new:
+            part = slice(first, first + len(columns))
+            system.append(columns, products[part], sums[part])
+            first = part.stop
+
+
+def take_step(factorisation: Factorisation, output: Output, plan: Plan) -> bool:
+    """Take one Newton step, in place; return whether another sweep may help."""
+    system, V = output.system, output.V
+    assert system is not None
+    columns, constant = system.columns, system.constant
+    zeros, slopes = np.zeros(constant), plan.gradient[columns]
+    signs = np.where(V[columns] != 0, np.sign(V[columns]), -np.sign(slopes))
+    nu = None if output.nu is None else output.nu.copy()
+    output.saved = (V.copy(), output.beta, output.lambda_, nu)
+    model = Model(
+        system,
+        support=np.append(zeros == 0, plan.support[columns]),
+        rows=plan.rows,
+        right=np.append(np.full(constant, plan.imbalance), slopes),
+        cost=np.append(zeros, output.penalty[columns] * signs),
+        start=np.append(zeros, V[columns]),
+        lambda_=output.lambda_,
+    )
+    if len(plan.stiff):
+        model.add_stiff_rows(plan.stiff, output.y[plan.stiff], plan.excess, plan.signs)
+    step = model.solve(output.square, output.epsilon if np.isfinite(output.epsilon) else None)
+    if step is None:
+        return False
+    drops = np.count_nonzero(step.dropped & model.support) / np.count_nonzero(model.support)
+    output.calm = bool(drops <= CALM)
+    output.lambda_ += step.change
+    if output.nu is not None:
+        output.nu[plan.stiff] = 0.0
+        output.tangent_nu = (model.stiff, model.push[:, 1])
+        output.nu[model.stiff] = np.where(model.force * model.signs > 0, model.force, 0.0)
+    V[columns] = np.where(step.dropped[constant:], 0.0, V[columns] - step.delta[constant:])
+    output.tangent[:] = 0.0
+    output.tangent[columns] = step.tangent[constant:]
+    if constant:
+        output.beta -= float(step.delta[0])
+        output.tangent_beta = float(step.tangent[0])
+    return True
+
+
+def _support(output: Output, gradient: Array, live: Mask, enter: bool) -> Mask:
+    """Return the working columns: the support, and the worst of those that violate optimality."""
+    inside = (output.V != 0) | ((output.penalty == 0) & live)
+    if enter:
+        excess = np.abs(gradient) - ENTER * output.lambda_ * output.penalty
+        candidates = np.flatnonzero((excess > 0) & live & ~inside)
+        limit = max(16, int(np.count_nonzero(inside)) // 2)
+        if len(candidates) > limit:
+            candidates = candidates[np.argsort(-excess[candidates], kind="stable")[:limit]]
+        inside[candidates] = True
+    return inside
