@@ -39,15 +39,21 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
         If the folder is missing or not writable; an existing file is then left as it was.
     """
     target = Path(path)
-    handle, temporary = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent or ".")
     try:
-        with os.fdopen(handle, "wb") as stream:
-            yield stream
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, target)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+        handle, temporary = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent or ".")
+        try:
+            with os.fdopen(handle, "wb") as stream:
+                yield stream
+            os.chmod(temporary, 0o666 & ~_umask())
+            os.replace(temporary, target)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        if error.errno is None:
+            raise
+        # The system names the temporary file, which nobody has heard of.
+        raise OSError(error.errno, error.strerror, os.fspath(target)) from error
 
 
 def save_arrays(path: str | os.PathLike[str], arrays: dict[str, Any]) -> None:

@@ -287,6 +287,11 @@ class Solution:
         if self.status.remedy:
             lines.append(f"Remedy: {self.status.remedy}.")
         if self.least_epsilon is not None:
-            lines.append(f"Least reachable epsilon: {float(np.max(self.least_epsilon)):.9g}.")
+            least = float(np.max(self.least_epsilon))
+            lines.append(
+                f"Least reachable epsilon: {least:.9g}."
+                if np.isfinite(least)
+                else "No epsilon is reachable: the hard rows contradict each other."
+            )
         lines.append(", ".join(f"{count} outputs {status}" for status, count in counts.items()))
         return "\n".join(lines)

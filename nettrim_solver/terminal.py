@@ -214,6 +214,8 @@ def row_reporter(screen: Screen) -> Callable[[Row], None]:
 
 def show_network(screen: Screen, result: PruningResult) -> None:
     """Print what has become of a network: a row per layer, and the network as a whole."""
+    from .network.report_fields import why_no_bound
+
     held = result.output_error_heldout is not None
     header = ("layer", "shape", "zeros %", "error %", "network %", "bound %",
               *(("held-out %",) if held else ()), "gap", "seconds", "status")  # fmt: skip
@@ -233,6 +235,8 @@ def show_network(screen: Screen, result: PruningResult) -> None:
             screen.line(f"{one.name} {one.outcome}: {one.reason}")
     for text in result.warnings:
         screen.line(f"warning: {text}")
+    if reason := why_no_bound(result):
+        screen.line(reason)
     bound = percent(result.output_bound)
     proof = "" if bound == "-" else f" (proved: at most {bound} %)"
     others = f", {percent(result.output_error_heldout)} % on held-out samples" if held else ""

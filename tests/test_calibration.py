@@ -114,6 +114,22 @@ def test_without_a_network_the_first_batch_tells_the_shape():
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("rows", [np.ndarray.tolist, list, lambda X: tuple(map(list, X))])
+def test_a_list_of_rows_is_an_array(rows):
+    X = np.arange(12.0).reshape(4, 3)
+    (batch,) = Calibration(rows(X)).batches()
+    np.testing.assert_array_equal(batch, X)
+
+
+def test_a_table_is_an_array_if_it_holds_numbers():
+    pandas = pytest.importorskip("pandas")
+    X = np.arange(12.0).reshape(4, 3)
+    (batch,) = Calibration(pandas.DataFrame(X, columns=list("abc"))).batches()
+    np.testing.assert_array_equal(batch, X)
+    with pytest.raises(ProblemError, match="must hold real numbers, but has dtype object"):
+        Calibration(pandas.DataFrame({"a": [1.0], "b": ["one"]}))
+
+
 def test_tensors_and_a_data_loader_are_read(tmp_path):
     torch = pytest.importorskip("torch")
     tensors = torch.utils.data.TensorDataset(torch.tensor(X), torch.zeros(23))
@@ -139,8 +155,9 @@ BAD = {
     "two dtypes": ([X, X.astype("f")], "batch 1 .* dtype of those before it, float64, but has fl"),
     "complex": (X * 1j, "must hold real numbers, but has dtype complex128"),
     "objects": (X.astype(object), "must hold real numbers, but has dtype object"),
-    "samples instead of batches": (X.tolist(), r"batch 0 .*\(n_samples, 4\), but has shape \(4,\)"),
+    "images instead of batches": ([np.ones((1, 4)), np.ones(4)], r"batch 1 .*has shape \(4,\)"),
     "ragged": ([[[1.0, 2.0], [3.0]]], "batch 0 of the calibration data must be an array of numb"),
+    "ragged rows": ([[1.0, 2.0], [3.0]], "^the calibration data must be an array of numbers"),
     "a path": ("data.npy", "must be an array or an iterable of batches, but was a str"),
     "a mapping": ({"input": X}, "but was a dict"),
     "a number": (3, "but was a int"),

@@ -199,6 +199,18 @@ def test_two_classes_are_scored_at_one_half(folder, capsys):
     assert json.loads(capsys.readouterr().out)["validation"]["trained"] == model.score(X, y)
 
 
+def test_zeros_that_a_model_cannot_store_as_such_are_told_of(graph, folder, capsys):
+    import onnx
+
+    words = ["--calibration", "data.npz", "--sparsity", "0.9", "--solver", "magnitude", "--sparse"]
+    model = onnx.load("model.onnx")
+    model.ir_version = 5
+    onnx.save(model, "old.onnx")
+    np.savez("data.npz", X=graph)
+    assert main(["prune", "old.onnx", *words, "-o", "p.onnx"]) == 0
+    assert "--sparse changed nothing: sparse weights need ONNX IR" in capsys.readouterr().out
+
+
 # Compare ----------------------------------------------------------------------------------------
 
 
@@ -228,10 +240,25 @@ def test_compare_draws_and_prints_json(arrays, folder, capsys):
     assert "<svg" in (folder / "plot.svg").read_text()
 
 
+def test_compare_tells_an_interruption_from_its_time_limit(arrays, capsys, monkeypatch):
+    words = ["--calibration", "data.npz", "--solvers", "magnitude", "wanda", "-o", "table.json"]
+    assert main(["compare", "network.npz", *words, "--time-limit", "1e-9"]) == 1
+
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    module = sys.modules["nettrim_solver.compare.network"]
+    monkeypatch.setattr(module, "prune_network", interrupted)
+    assert main(["compare", "network.npz", *words]) == 130
+    assert "Wrote table.json" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         ((), "numpy.savez"),
+        (("--calibration", "data.npz", "-o", "same.svg", "--plot", "same.svg"), "same.svg twice"),
+        (("--calibration", "data.npz:X", "-o", "data.npz"), "data.npz: it is read as well"),
         (("--calibration", "data.npz", "--solvers", "nothing"), "nothing"),
         (("--calibration", "data.npz", "--sparsities", "1.5"), "sparsities"),
         (("--calibration", "data.npz", "--plot", "plot.txt"), ".png"),

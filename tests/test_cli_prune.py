@@ -152,6 +152,21 @@ def test_the_report_is_a_page_of_its_own(folder):
     assert page.lower().startswith("<!doctype html>") and "network.npz, pruned" in page
 
 
+def test_the_report_has_the_accuracy_of_the_validation_samples(folder):
+    words = ("--sparsity", 0.6, "--solver", "magnitude", "--validation", "other.npz", "--quiet")
+    assert run(*words, "-o", "pruned.npz", "--report", "report.html") == 0
+    page = (folder / "report.html").read_text()
+    assert f">{100 * accuracy('pruned.npz'):.2f} %<" in page and "100.00 % before; 200" in page
+
+
+def test_a_bound_that_is_missing_has_its_reason(folder, capsys):
+    words = ("--sparsity", 0.6, "--solver", "magnitude", "-o", "pruned.npz")
+    assert run(*words) == 0
+    assert "No bound" not in capsys.readouterr().out
+    assert run(*words, "--max-rows", 20) == 0
+    assert "No bound for W0, W1: pruned on a part of the rows" in capsys.readouterr().out
+
+
 def test_a_dry_run_writes_nothing(folder, capsys):
     before = sorted(folder.iterdir())
     assert run("--tolerance", 0.2, "--dry-run") == 0
@@ -278,7 +293,7 @@ def test_bad_calibration_is_one_line(folder, capsys, calibration, message):
         (("--pipeline", "refitt"), "did you mean 'refit'"),
         (("--pipeline", "refit"), "first step"),
         (("--pipeline", "alps", "--max-iter", 3), "settings"),
-        (("--samples", 0), "max_rows"),
+        (("--samples", 0), "--samples must be at least 1, but was 0"),
         (("--validation", "few_labels.npz"), "labels"),
         (("--validation", "wrong_class.npz"), "0 to 2"),
         (("--validation", "wrong_shape.npz"), "(9, 3)"),

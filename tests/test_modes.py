@@ -568,7 +568,10 @@ def test_too_few_samples_and_silent_outputs_are_warned_of():
     report = result.layer("W0")
     s = report.nnz / 6
     assert 25 < 2 * s * np.log(40 / s)
-    assert any(text.startswith("too few samples: 25 rows") for text in report.warnings)
+    (text,) = (text for text in report.warnings if text.startswith("too few samples: 25 rows"))
+    # A dense row of 40 weights needs 40 equations, and an output has one where it is active.
+    active = np.mean(network.layer("W0").W.T @ samples(25, 40).T + b[:, None] > 0)
+    assert 0.5 * 40 / active < float(text.rpartition(" ")[2]) <= 1.05 * 40 / active
     assert "degenerate: 1 outputs are never active on these rows" in report.warnings
     enough = prune_network(network, samples(3000, 40), tolerance=0.01).layer("W0")
     assert not any("too few" in text for text in enough.warnings)
@@ -775,7 +778,7 @@ NAN = np.where(np.arange(12) == 3, np.nan, X)
         ({"X": np.empty((0, 12))}, "X: .* is empty"),
         ({"X_heldout": X[:, :5]}, r"X_heldout: .* \(150, 5\)"),
         ({"X": Calibration(X[:, :5])}, r"takes samples of shape \(12,\), but gets \(5,\)"),
-        ({"network": "lenet"}, "network must be a Network, but was a str"),
+        ({"network": "lenet"}, "network must be a Network, but was a str: from_sklearn"),
         ({"mode": "serial"}, r"mode must be one of \['cascade', 'parallel'\], but was 'serial'"),
         ({"tolerance": None}, r"every layer needs a budget, but \['W0', 'W1', 'W2'\] have none"),
         ({"tolerance": {"W0": 0.1}}, r"every layer needs a budget, but \['W1', 'W2'\] have none"),

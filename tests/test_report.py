@@ -143,6 +143,54 @@ def test_every_number_of_the_result_is_on_the_page(result):
     assert "W1 skipped" in page.text
 
 
+def tiles(page):
+    """The names of the numbers at the top, with what stands below each."""
+    name, note = '<span class="soft">(.*?)</span>', '<span class="soft">(.*?)<'
+    return dict(re.findall(f'tile">{name}.*?{note}', page))
+
+
+def test_facts_of_the_caller_are_at_the_top_and_numbers_that_do_not_apply_are_not(result):
+    magnitude = prune_network(mlp(), X, sparsity=0.5, solver="magnitude")
+    names = list(tiles(html_report(magnitude, facts={"Accuracy": ("97 %", "98 % <before>")})))
+    assert names == ["Zeros", "Accuracy", "Output error, calibration"]
+    page = Page(html_report(magnitude, facts={"R2": "0.93", NASTY: ("1", NASTY)}))
+    assert "97 %" not in page.text and "0.93" in page.text and page.text.count(NASTY) == 2
+    assert list(tiles(html_report(result)))[-2:] == ["Output error, held out", "Proved optimal"]
+
+
+def test_the_accuracy_that_a_search_kept_is_at_the_top():
+    network, held = mlp(), samples(40, seed=3)
+    labels = network(held).argmax(axis=1)
+    result = prune_network(
+        network, X, accuracy=lambda one: np.mean(one(held).argmax(axis=1) == labels),
+        min_accuracy=0.7, solver="magnitude",
+    )  # fmt: skip
+    page = html_report(result)
+    assert {result.value, 0.7} <= set(Page(page).numbers) and "Accuracy" in tiles(page)
+    assert "by the function" not in html_report(result, facts={"Accuracy": "1"})
+
+
+def test_the_run_says_everything_once(result):
+    table = html_report(result).partition("The run")[2].partition("</table>")[0]
+    keys = re.findall("<th>(.*?)</th>", table)
+    assert len(keys) == len(set(keys)) and {"mode", "tolerance", "skip", "numpy"} <= set(keys)
+
+
+def test_errors_at_their_bound_and_without_one_say_so():
+    network = mlp(widths=(12, 3))
+    whole = prune_network(network, X, tolerance=0.3, max_rows=None)
+    assert abs(whole.output_bound - whole.output_error) < 1e-9
+    assert "at its bound" in html_report(whole) and "No bound" not in html_report(whole)
+    partly = html_report(prune_network(network, X, tolerance=0.3, max_rows=30))
+    assert "no bound" in partly and "No bound for W0: pruned on a part of the rows" in partly
+
+
+def test_every_status_of_a_network_is_told_without_the_words_of_a_layer(result):
+    for status in Status:
+        page = Page(html_report(dataclasses.replace(result, status=status))).text
+        assert status.label in page and "solution." not in page and "warm_start" not in page
+
+
 def test_every_field_has_a_heading_and_a_meaning():
     names = {f.name for f in dataclasses.fields(LayerReport)} | {"zeros", "sparsity"}
     assert names - {"stages"} == set(FIELDS)  # Steps have a table of their own.
@@ -288,6 +336,11 @@ def test_a_missing_folder_is_an_error(result, tmp_path):
     for folder in ("missing", "file"):
         with pytest.raises(OSError, match=folder):
             result.write_report(tmp_path / folder / "report.html")
+    for write in (result.write_report, result.to_json):
+        with pytest.raises(OSError) as caught:
+            write(tmp_path / "missing" / "page.html")
+        # The temporary file beside it is nobody's business.
+        assert caught.value.filename == str(tmp_path / "missing" / "page.html")
 
 
 @pytest.mark.parametrize(
@@ -296,6 +349,9 @@ def test_a_missing_folder_is_an_error(result, tmp_path):
         ({"paths": 3}, "paths must be a list of LayerPath, but was 3"),
         ({"paths": [3]}, "paths must be LayerPath, but one was a int"),
         ({"title": 3}, "title must be a str, but was 3"),
+        ({"facts": 3}, "facts must be a mapping of str, but was 3"),
+        ({"facts": {"Accuracy": 0.9}}, "facts must .* pairs of str, but has 'Accuracy': 0.9"),
+        ({"facts": {"Accuracy": ("1", "2", "3")}}, "facts must be a mapping .* has 'Accuracy'"),
     ],
 )
 def test_wrong_arguments_are_named(result, arguments, message):

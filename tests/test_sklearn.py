@@ -8,6 +8,7 @@ import pytest
 import scipy.sparse as sp
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GridSearchCV
 from sklearn.neural_network import MLPClassifier, MLPRegressor
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -97,12 +98,20 @@ def test_single_precision_stays():
     assert to_sklearn(model, network).coefs_[0].dtype == np.float32
 
 
+def searched():
+    """A search as it is when it has been fitted."""
+    search = GridSearchCV(MLPRegressor(), {"alpha": [1.0]})
+    search.best_estimator_ = fitted("regressor")
+    return search
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
         (lambda: from_sklearn(LogisticRegression()), "MLPClassifier.*LogisticRegression"),
         (lambda: from_sklearn(MLPRegressor()), "must be fitted"),
         (lambda: from_sklearn(None), "NoneType"),
+        (lambda: from_sklearn(searched()), "was GridSearchCV; give its best_estimator_"),
         (
             lambda: to_sklearn(fitted("regressor"), from_sklearn(fitted("labels"))),
             r"shapes .*\(7, 1\).*\(7, 3\)",

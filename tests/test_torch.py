@@ -10,9 +10,16 @@ import pytest
 
 from nettrim_solver import prune_network
 from nettrim_solver.exceptions import NettrimError, ProblemError
-from nettrim_solver.frameworks import calibration_batches, from_torch, keep_zeros, to_torch
+from nettrim_solver.frameworks import (
+    calibration_batches,
+    from_torch,
+    keep_zeros,
+    to_npz,
+    to_torch,
+)
 from nettrim_solver.frameworks import torch as torch_page
 from nettrim_solver.network import BatchNorm, Dense, Network
+from nettrim_solver.storage import save_sparse
 
 from .tolerances import TOLERANCE
 
@@ -410,6 +417,16 @@ def tied():
     return from_torch(module, opaque=["1"])
 
 
+def opaque_network():
+    return from_torch(gated(), opaque=["LayerNorm", "Gate"])
+
+
+def compiled():
+    module = chain(nn.Linear(4, 3))
+    module._orig_mod = nn.Linear(4, 3)  # As torch.compile does, which takes seconds to import.
+    return from_torch(module)
+
+
 BAD = {
     "untraceable part": (lambda: from_torch(chain(nn.Linear(6, 6), chain(Gate(6)))),
                          r"in '1.0'\).*opaque=\['1.0'\] leaves"),
@@ -423,6 +440,11 @@ BAD = {
     "opaque with other inputs": (lambda: from_torch(chain(nn.Linear(6, 5), Gate(6)), opaque=["1"]),
                                  r"must take samples of shape \(5,\)"),
     "opaque and tied": (tied, "are shared"),
+    "not to a file": (lambda: to_npz(opaque_network(), "never.npz"),
+                      r"'0.1' \(opaque\) must be .* to_torch"),
+    "not to a sparse file": (lambda: save_sparse("never.npz", opaque_network()), "to_torch"),
+    "compiled": (compiled, "module._orig_mod"),
+    "a script": (lambda: from_torch(torch.jit.script(nn.Linear(4, 3))), "cannot be traced again"),
     "no module": (lambda: from_torch(3), r"torch.nn.Module, but was int"),
     "unknown module": (lambda: from_torch(chain(nn.Linear(4, 4), chain(nn.LSTM(4, 4)))),
                        r"module '1.0' \(LSTM\).*not supported; supported are .*Conv2d"),

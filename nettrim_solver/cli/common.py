@@ -96,6 +96,26 @@ def nearest(word: str, known: Iterable[str]) -> str:
     return f"; did you mean {found[0]!r}?" if found else ""
 
 
+def check_outputs(paths: Iterable[Path | None], *sources: Path) -> None:
+    """Raise now, not after the work, if a file cannot be written; each must be a file of its own.
+
+    Parameters
+    ----------
+    paths : iterable of Path or None
+        Those that will be written; None for one that was not asked for.
+    *sources : Path
+        Those that are read.
+    """
+    seen: set[Path] = set()
+    for path in paths:
+        if path is None:
+            continue
+        check_writable(path, *sources)
+        if path.resolve() in seen:
+            raise UsageError(f"cannot write {path} twice: every output needs a file of its own")
+        seen.add(path.resolve())
+
+
 def check_writable(path: Path, *sources: Path) -> None:
     """Raise now, not after the work, if no file can be put at `path`, or if it is a source."""
     if path.is_dir():

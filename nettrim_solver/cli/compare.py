@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import argparse
 import json
+import time
 from pathlib import Path
 from typing import Any
 
 from .common import (
+    INTERRUPTED,
     PROVED,
     UNPROVED,
     UsageError,
     add_command,
     add_run_options,
-    check_writable,
+    check_outputs,
     given_options,
     writing,
 )
-from .models import add_model_options, add_network_options, read_data
+from .models import add_model_options, add_network_options, read_data, sources_of
 
 PLOTS = (".png", ".svg", ".pdf")
 
@@ -58,9 +60,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     if arguments.plot is not None and arguments.plot.suffix not in PLOTS:
         raise UsageError(f"--plot must end in one of {', '.join(PLOTS)}, but was {arguments.plot}")
-    for path in (arguments.output, arguments.plot):
-        if path is not None:
-            check_writable(path, arguments.model)
+    check_outputs((arguments.output, arguments.plot), *sources_of(arguments))
     given = given_options(
         arguments,
         ("solvers", "sparsities", "mode", "max_rows", "seed", "time_limit", "n_threads"),
@@ -69,12 +69,14 @@ def run(arguments: argparse.Namespace) -> int:
         given["skip"] = arguments.exclude
     model, calibration, validation, score = read_data(arguments)
     screen = terminal.make_screen(arguments.quiet or arguments.json)
+    started = time.perf_counter()
     with screen.progress() as update:
         update("comparing", 0, None)
         found = compare(
             model.network, calibration.X, X_heldout=None if validation is None else validation.X,
             accuracy=score, callback=terminal.row_reporter(screen), **given,
         )  # fmt: skip
+    spent = time.perf_counter() - started
     screen.line(found.table())
     for path, write in ((arguments.output, found.to_json), (arguments.plot, found.plot)):
         if path is not None:
@@ -83,5 +85,7 @@ def run(arguments: argparse.Namespace) -> int:
             screen.line(f"Wrote {path}.")
     if arguments.json:
         print(json.dumps(json.loads(found.to_json())))
-    done = found.complete and all(row.failure is None for row in found.rows)
-    return PROVED if done else UNPROVED
+    if found.complete:
+        return PROVED if all(row.failure is None for row in found.rows) else UNPROVED
+    timed_out = arguments.time_limit is not None and spent >= arguments.time_limit
+    return UNPROVED if timed_out else INTERRUPTED

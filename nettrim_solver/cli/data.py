@@ -81,6 +81,8 @@ def read_samples(
     UsageError, ProblemError
         If there are no such samples; the message names option and file.
     """
+    if n_samples is not None and n_samples < 1:
+        raise UsageError(f"--samples must be at least 1, but was {n_samples}")
     path, name, label_name = _parts(source, flag)
     labels = None
     try:
@@ -108,6 +110,12 @@ def read_samples(
         text = text if str(path) in text else f"{path}: {text}"
         raise ProblemError(f"{flag} {text}") from None
     return Samples(X, labels, source)
+
+
+def path_of(source: str) -> Path:
+    """Return the file that samples are read from."""
+    match = SOURCE.fullmatch(source)
+    return Path(source if Path(source).exists() or match is None else match["path"])
 
 
 def _parts(source: str, flag: str) -> tuple[Path, str | None, str | None]:

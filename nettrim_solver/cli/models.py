@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from .data import Samples, Score
 
 
+#: Options that name files of samples.
+DATA = ("calibration", "validation", "heldout")
+
+
 def add_model(command: Any) -> None:
     """Add the model file, and the trust that some formats need."""
     command.add_argument("model", type=Path, metavar="MODEL", help="model file")
@@ -48,6 +52,15 @@ def add_network_options(command: Any) -> None:
     command.add_argument("--exclude", nargs="+", metavar="NAME",
                          help="layers that stay, by name, pattern or kind")  # fmt: skip
     command.add_argument("--max-rows", type=int, metavar="N", help="rows of a layer used at most")
+
+
+def sources_of(arguments: argparse.Namespace) -> list[Path]:
+    """Return the files that the command line reads, which none of its outputs may replace."""
+    from .data import path_of
+
+    data = given_options(arguments, (n for n in DATA if hasattr(arguments, n))).values()
+    recipe = getattr(arguments, "recipe", None)
+    return [arguments.model, *map(path_of, data), *([] if recipe is None else [recipe])]
 
 
 def read_file(arguments: argparse.Namespace) -> ModelFile:

@@ -17,11 +17,11 @@ from .common import (
     UsageError,
     add_command,
     add_solver_options,
-    check_writable,
+    check_outputs,
     given_options,
     writing,
 )
-from .models import add_model_options, add_network_options, read_data
+from .models import add_model_options, add_network_options, read_data, sources_of
 
 if TYPE_CHECKING:
     from ..frameworks.files import ModelFile
@@ -157,9 +157,7 @@ def _check_files(arguments: argparse.Namespace, checkpoint: str | Path | None) -
 
     if arguments.output is None and not arguments.dry_run:
         raise UsageError("give the pruned model a file: --output FILE (see nettrim prune --help)")
-    for path in (arguments.output, arguments.report):
-        if path is not None:
-            check_writable(path, arguments.model)
+    check_outputs((arguments.output, arguments.report), *sources_of(arguments))
     if arguments.output is not None:
         check_target(arguments.model, arguments.output)
     if arguments.resume and checkpoint is None:
@@ -195,19 +193,25 @@ def _finish(
 
     terminal.show_network(screen, result)
     scores: dict[str, Any] = {}
+    facts = {}
     if score is not None:
         scores = {
             "score": score.kind, "trained": score(result.original), "pruned": score(result.network)
         }  # fmt: skip
         trained, pruned = (score.shown(scores[name]) for name in ("trained", "pruned"))
         screen.line(f"{score.kind} on {len(score.y)} samples: {trained} -> {pruned}")
+        kind = f"{score.kind[0].upper()}{score.kind[1:]}"
+        facts[kind] = pruned, f"{trained} before; {len(score.y):,} validation samples"
     with writing(arguments.output):
-        model.write(result.network, arguments.output, sparse=arguments.sparse)
+        note = model.write(result.network, arguments.output, sparse=arguments.sparse)
     before, after = (os.path.getsize(path) for path in (arguments.model, arguments.output))
     screen.line(f"Wrote {arguments.output} ({after:,} bytes; {arguments.model} has {before:,}).")
+    if note:
+        screen.line(f"--sparse changed nothing: {note}.")
     if arguments.report is not None:
         with writing(arguments.report):
-            result.write_report(arguments.report, title=f"{arguments.model.name}, pruned")
+            title = f"{arguments.model.name}, pruned"
+            result.write_report(arguments.report, title=title, facts=facts)
         screen.line(f"Wrote {arguments.report}.")
     if arguments.json:
         print(json.dumps(result.to_dict() | ({"validation": scores} if scores else {})))

@@ -120,7 +120,7 @@ class ModelFile(ABC):
         return y
 
     @abstractmethod
-    def write(self, network: Network, path: str | os.PathLike[str], sparse: bool = False) -> None:
+    def write(self, network: Network, path: str | os.PathLike[str], sparse: bool = False) -> str:
         """Write the model with other weights, all or nothing.
 
         Parameters
@@ -130,18 +130,24 @@ class ModelFile(ABC):
         path : path-like
         sparse : bool
             Whether weights with many zeros are stored as such.
+
+        Returns
+        -------
+        str
+            Why zeros take their room although they were not to; empty where that is not so.
         """
 
 
 class NpzFile(ModelFile):
     """Plain arrays."""
 
-    def write(self, network: Network, path: str | os.PathLike[str], sparse: bool = False) -> None:
+    def write(self, network: Network, path: str | os.PathLike[str], sparse: bool = False) -> str:
         """Write the arrays W0, b0, W1, ..., or those of :func:`.save_sparse`."""
         if sparse:
             save_sparse(path, network)
         else:
             to_npz(network, path)
+        return ""
 
 
 class SklearnFile(ModelFile):
@@ -171,7 +177,7 @@ class SklearnFile(ModelFile):
             )
         return np.searchsorted(classes, y)
 
-    def write(self, network: Network, path: str | os.PathLike[str], sparse: bool = False) -> None:
+    def write(self, network: Network, path: str | os.PathLike[str], sparse: bool = False) -> str:
         """Write a fitted estimator, by joblib or pickle as the suffix says."""
         estimator = to_sklearn(self.model, network, sparse=sparse)
         with whole_file(path) as stream:
@@ -181,6 +187,7 @@ class SklearnFile(ModelFile):
                 joblib.dump(estimator, stream)
             else:
                 pickle.dump(estimator, stream)
+        return ""
 
 
 class OnnxFile(ModelFile):
@@ -194,12 +201,14 @@ class OnnxFile(ModelFile):
         weights = {tensor.name for tensor in self.model.graph.initializer}
         return tuple(one.name for one in self.model.graph.input if one.name not in weights)
 
-    def write(self, network: Network, path: str | os.PathLike[str], sparse: bool = False) -> None:
+    def write(self, network: Network, path: str | os.PathLike[str], sparse: bool = False) -> str:
         """Write the graph with the pruned weights."""
         from .onnx import to_onnx
+        from .onnx_write import why_dense
 
         chosen = {name: self.options.get(name) for name in ("input", "output")}
-        to_onnx(self.model, network, path, sparse, **chosen)
+        written = to_onnx(self.model, network, path, sparse, **chosen)
+        return why_dense(written) if sparse and not written.graph.sparse_initializer else ""
 
 
 def read_model(path: str | os.PathLike[str], *, trust: bool = False, **options: Any) -> ModelFile:

@@ -22,6 +22,7 @@ import numpy as np
 from ..checks import check_flag
 from ..exceptions import ProblemError
 from ..network import Network
+from ..network.graph import check_network
 from . import onnx_file
 from .onnx_graph import LayerNote, Traced, trace
 from .onnx_record import Recording, difference, record
@@ -134,8 +135,7 @@ def to_onnx(
         If the folder is missing or not writable; an existing file is then left as it was.
     """
     check_flag("sparse", sparse)
-    if not isinstance(network, Network):
-        raise ProblemError(f"network must be a Network, but was a {type(network).__name__}")
+    check_network(network)
     traced = _traced(model, input, output, network.input_shape, constants)
     result = written(traced, network)
     # Before tensors become sparse: the inference of shapes does not know those.

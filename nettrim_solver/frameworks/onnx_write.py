@@ -157,6 +157,16 @@ class _Writer:
             self.model.graph.node.extend([*self.added, *nodes])
 
 
+def why_dense(model: Any) -> str:
+    """Return why a model has no sparse weights although :func:`make_sparse` was to make some."""
+    if model.ir_version < SPARSE_INITIALIZERS:
+        return (
+            f"sparse weights need ONNX IR version {SPARSE_INITIALIZERS} or later, and the model "
+            f"has {model.ir_version}"
+        )
+    return "no weights would be smaller, or they are listed as inputs of the model"
+
+
 def make_sparse(traced: Traced, model: Any) -> None:
     """Store the weights of layers as their nonzeros, where that is smaller and allowed."""
     if model.ir_version < SPARSE_INITIALIZERS:

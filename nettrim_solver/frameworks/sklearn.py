@@ -162,9 +162,10 @@ def _perceptron(estimator: Any) -> Any:
     """Return the fitted perceptron: the estimator itself, or a pipeline's last step."""
     mlp = estimator.steps[-1][1] if hasattr(estimator, "steps") else estimator
     if not (hasattr(mlp, "hidden_layer_sizes") and hasattr(mlp, "activation")):
+        search = "; give its best_estimator_" if hasattr(mlp, "best_estimator_") else ""
         raise ProblemError(
             "estimator must be an MLPClassifier, an MLPRegressor, or a Pipeline that ends in one, "
-            f"but was {type(mlp).__name__}"
+            f"but was {type(mlp).__name__}{search}"
         )
     if not hasattr(mlp, "coefs_"):
         raise ProblemError(f"estimator must be fitted, but this {type(mlp).__name__} is not")

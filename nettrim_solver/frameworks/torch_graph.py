@@ -55,9 +55,20 @@ class Traced:
 
 
 def check_module(module: Any) -> None:
-    """Raise unless this is a torch.nn.Module."""
-    if not isinstance(module, import_torch().nn.Module):
+    """Raise unless this is a torch.nn.Module that torch.fx can look into."""
+    torch = import_torch()
+    if not isinstance(module, torch.nn.Module):
         raise ProblemError(f"module must be a torch.nn.Module, but was {type(module).__name__}")
+    if isinstance(module, torch.jit.ScriptModule):
+        raise UnsupportedError(
+            "module must be the one that torch.jit.script or torch.jit.trace was given, but is "
+            "what it returned, which cannot be traced again"
+        )
+    if hasattr(module, "_orig_mod"):
+        raise UnsupportedError(
+            "module must be the one that torch.compile was given, module._orig_mod, but is what it "
+            "returned"
+        )
 
 
 @contextlib.contextmanager

@@ -13,6 +13,7 @@ import os
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -40,9 +41,9 @@ class Calibration:
     ----------
     data : array_like of shape (n_samples, ...), or iterable of such batches
         An array or memory map is kept as a view, and read batch by batch. So are the arrays of a
-        list or tuple. Any other iterable (a generator, a data loader) is read once, into a
-        temporary file. A batch that is a tuple or list, ``(inputs, labels)``, counts with its
-        first entry.
+        list or tuple, unless it holds one row of numbers per sample. Any other iterable (a
+        generator, a data loader) is read once, into a temporary file. A batch that is a tuple or
+        list, ``(inputs, labels)``, counts with its first entry.
     network : Network, optional
         Whose input the samples must fit.
     batch_size : int
@@ -98,7 +99,12 @@ class Calibration:
         self._shape = None if network is None else network.input_shape
         self._dtype: np.dtype[Any] | None = None
         self._parts: list[NDArray[Any]] = []
-        if hasattr(data, "shape") and hasattr(data, "dtype"):
+        if _are_rows(data):
+            try:
+                data = np.array(data)
+            except ValueError as error:
+                raise ProblemError(f"{WHAT} must be an array of numbers: {error}") from None
+        if hasattr(data, "shape"):
             self._parts = [self._checked(data, WHAT)]
         elif isinstance(data, (list, tuple)):
             self._parts = [self._checked(batch, _which(i)) for i, batch in enumerate(data)]
@@ -189,6 +195,16 @@ class Calibration:
         bad = sum(int(batch.size - np.isfinite(batch).sum()) for batch in self.batches())
         if bad:
             raise ProblemError(f"{WHAT} must be finite, but holds {bad} NaN or infinite entries")
+
+
+def _are_rows(data: Any) -> bool:
+    """Return whether a list holds rows of numbers, one per sample, and not batches."""
+    if not isinstance(data, (list, tuple)) or not len(data):
+        return False
+    first = data[0]
+    if isinstance(first, (list, tuple)):
+        return len(first) > 0 and isinstance(first[0], Real)
+    return getattr(first, "ndim", None) == 1
 
 
 def as_calibration(X: Any, network: Network, spill: Folder | None, name: str) -> Calibration:

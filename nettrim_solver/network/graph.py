@@ -404,5 +404,14 @@ class Network:
         )
 
 
+def check_network(value: Any) -> None:
+    """Raise ProblemError, with the way to get one, unless an argument `network` is a Network."""
+    if not isinstance(value, Network):
+        raise ProblemError(
+            f"network must be a Network, but was a {type(value).__name__}: from_sklearn, "
+            "from_torch, from_keras, from_onnx and from_npz, of nettrim_solver.frameworks, read one"
+        )
+
+
 def _product(shape: Shape) -> str:
     return " x ".join(map(str, shape))

@@ -19,7 +19,7 @@ from ..threads import limit_threads
 from .calibration import as_calibration, collect
 from .choices import MAX_ROWS, LayerSettings, Options, open_layers, resolve
 from .downstream import output_weights
-from .graph import Network
+from .graph import Network, check_network
 from .measure import Errors, measure, relative
 from .paths import LayerPath
 from .tasks import failure, group_tasks
@@ -127,8 +127,7 @@ class Prober:
     """
 
     def __init__(self, network: Network, X: Any, X_heldout: Any, options: Options) -> None:
-        if not isinstance(network, Network):
-            raise ProblemError(f"network must be a Network, but was a {type(network).__name__}")
+        check_network(network)
         options.validate()
         self.options = options
         self.original = network.folded()

@@ -7,7 +7,7 @@ from dataclasses import fields, replace
 from typing import Any, Literal
 
 from ..checks import check_choice, check_number, check_time_limit
-from ..exceptions import ProblemError, SettingsError, SolverError
+from ..exceptions import SettingsError, SolverError
 from ..solvers import SOLVERS
 from ..threads import limit_threads
 from .allocation import METHODS, Method
@@ -15,7 +15,7 @@ from .calibration import Folder, as_calibration
 from .checkpoint import in_words
 from .choices import BUDGETS, MAX_ROWS, Budget, Options, Pipeline
 from .demand import Demand, demand_of
-from .graph import Network
+from .graph import Network, check_network
 from .modes import Run
 from .paths import LayerPath
 from .planning import PruningPlan, plan
@@ -245,8 +245,7 @@ def plan_network(network: Network, X: Any, **arguments: Any) -> PruningPlan:
 def _prepared(**given: Any) -> Run | Search:
     """Check the arguments of :func:`prune_network`, and return what runs."""
     network, callback = given["network"], given["callback"]
-    if not isinstance(network, Network):
-        raise ProblemError(f"network must be a Network, but was a {type(network).__name__}")
+    check_network(network)
     options = Options(**{f.name: given[f.name] for f in fields(Options)})
     options.validate()
     demand = demand_of(given["max_error"], given["accuracy"], given["min_accuracy"])

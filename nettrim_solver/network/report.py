@@ -6,7 +6,6 @@ is also there in full, in the ``value`` of its ``<data>`` element.
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import os
 import platform
@@ -23,18 +22,38 @@ from ..status import Status
 from . import charts
 from .charts import LogAxis, escaped
 from .paths import LayerPath
-from .report_fields import FIELDS, NOTHING, field_of, link_to, section, shown
+from .report_fields import (
+    FIELDS,
+    NOTHING,
+    field_of,
+    link_to,
+    section,
+    shown,
+    why_no_bound,
+    written,
+)
 from .report_layers import layer_cards
 from .result import PruningResult
-
-#: Fields of a result that have places of their own on the page.
-SHOWN = {"network", "original", "layers", "mode", "status", "output_error", "output_error_heldout",
-         "output_bound", "seconds", "sample_shape", "budgets", "value", "trials",
-         "paths"}  # fmt: skip
 
 #: Columns of the table of all layers.
 COLUMNS = ("name", "kind", "shape", "sparsity", "nnz", "network_error", "network_error_heldout",
            "network_bound", "gap", "seconds", "status")  # fmt: skip
+
+#: What a status says of a whole network; that of the layers is about one problem and its solver.
+MEANINGS = {
+    Status.OPTIMAL: "every pruned layer is proved to have the least l1 norm within its radius",
+    Status.FEASIBLE: "every pruned layer keeps its radius; that none could keep it with less is "
+                     "not proved",
+    Status.PRUNED: "as many weights are left as were asked for",
+    Status.UNPROVED: "the independent check does not confirm what the solver says of a layer; its "
+                     "figures are those of the check",
+    Status.MAX_ITERATIONS: "the iteration limit came before the proof of a layer; a higher "
+                           "max_iter, or a larger tol_gap, leads to it",
+    Status.TIME_LIMIT: "the time limit came before the end, or before the proof of a layer; layers "
+                       "that were not reached have their trained weights",
+    Status.INTERRUPTED: "stopped early; layers that were not reached have their trained weights",
+    Status.FAILED: "a layer failed, or none was pruned; reasons are below",
+}  # fmt: skip
 
 #: Dead neurons that are listed one by one.
 MAX_LISTED = 20
@@ -46,6 +65,7 @@ def write_report(
     *,
     paths: Iterable[LayerPath] | None = None,
     title: str | None = None,
+    facts: Mapping[str, str | tuple[str, str]] | None = None,
 ) -> None:
     """Write a report of a pruned network as one HTML file, all or nothing.
 
@@ -58,6 +78,9 @@ def write_report(
         Draws what zeros cost each layer, see :func:`.layer_path`; those that the result was found
         with when omitted.
     title : str, optional
+    facts : mapping of str to str, or to pairs of str, optional
+        What else is known of the network, such as ``{"Accuracy": ("97.9 %", "98.4 % before")}``:
+        shown at the top, the second text below the first.
 
     Raises
     ------
@@ -79,14 +102,18 @@ def write_report(
     >>> result = prune_network(Network([Dense(np.eye(6)[:, :3])]), X, tolerance=0.5)
     >>> write_report(result, "report.html")  # doctest: +SKIP
     """
-    text = html_report(result, paths=paths, title=title)
+    text = html_report(result, paths=paths, title=title, facts=facts)
     with whole_file(path) as stream:
         # Names may hold halves of surrogate pairs, which no encoding takes.
         stream.write(text.encode("utf-8", errors="replace"))
 
 
 def html_report(
-    result: PruningResult, *, paths: Iterable[LayerPath] | None = None, title: str | None = None
+    result: PruningResult,
+    *,
+    paths: Iterable[LayerPath] | None = None,
+    title: str | None = None,
+    facts: Mapping[str, str | tuple[str, str]] | None = None,
 ) -> str:
     """Return the page that :func:`write_report` writes."""
     if not isinstance(result, PruningResult):
@@ -97,8 +124,9 @@ def html_report(
     heading = escaped(title or "Pruned network")
     style = (resources.files("nettrim_solver") / "data" / "report.css").read_text("utf-8")
     body = [
-        _head(result, heading), _tiles(result), _zeros(result), _errors(result), _table(result),
-        _trials(result), _curves(result, curves), _notes(result), _dead(result),
+        _head(result, heading), _tiles(result, _checked_facts(facts)), _zeros(result),
+        _errors(result), _table(result), _trials(result), _curves(result, curves), _notes(result),
+        _dead(result),
         layer_cards(result), _run(result), _meanings(),
     ]  # fmt: skip
     # The policy makes browsers refuse whatever a page could load.
@@ -124,40 +152,62 @@ def _checked_paths(paths: Iterable[LayerPath]) -> list[LayerPath]:
     return given
 
 
+def _checked_facts(facts: Any) -> dict[str, tuple[str, str]]:
+    if facts is not None and not isinstance(facts, Mapping):
+        raise SettingsError(f"facts must be a mapping of str, but was {facts!r}")
+    found = {}
+    for name, value in (facts or {}).items():
+        words = (value, "") if isinstance(value, str) else value
+        pair = isinstance(words, tuple) and len(words) == 2
+        if not pair or not all(isinstance(word, str) for word in (name, *words)):
+            raise SettingsError(
+                f"facts must be a mapping of str to str or to pairs of str, but has {name!r}: "
+                f"{value!r}"
+            )
+        found[name] = words
+    return found
+
+
 # Sections ---------------------------------------------------------------------------------------
 
 
 def _head(result: PruningResult, heading: str) -> str:
     status = result.status
     kind = "alarm" if status in (Status.FAILED, Status.TIME_LIMIT, Status.INTERRUPTED) else "soft"
-    remedy = f" To do: {escaped(status.remedy)}." if status.remedy else ""
     return (
         f"<header><h1>{heading}</h1><p>{escaped(result.mode.capitalize())} mode, "
         f"{len(result.layers)} layers, {shown(result.seconds, 'seconds')}. Status "
-        f'<span class="{kind}">{escaped(status.label)}</span>: {escaped(status.message)}.'
-        f"{remedy}</p></header>"
+        f'<span class="{kind}">{escaped(status.label)}</span>: '
+        f"{escaped(MEANINGS.get(status, status.message))}.</p></header>"
     )
 
 
-def _tiles(result: PruningResult) -> str:
-    pruned = [one for one in result.layers if one.pruned]
-    proved = sum(one.status is Status.OPTIMAL for one in pruned)
-    gaps = [one.gap for one in pruned if one.gap is not None]
+def _tiles(result: PruningResult, facts: Mapping[str, tuple[str, str]]) -> str:
+    """Return the numbers that sum it up; only those that there are."""
     total = result.network.n_weights
-    bound = "without a proved bound"
-    if result.output_bound is not None:
-        bound = f"proved: at most {shown(result.output_bound, 'percent')}"
-    worst = f"worst gap {shown(max(gaps), 'small')}" if gaps else "no gaps: no dual points"
     entries = [
         ("Zeros", shown(result.sparsity, "percent"),
          f"{shown(total - result.nnz, 'count')} of {shown(total, 'count')} weights"),
-        ("Output error, calibration", shown(result.output_error, "percent"), bound),
-        ("Output error, held out", shown(result.output_error_heldout, "percent"),
-         "on the samples kept apart for it" if result.output_error_heldout is not None
-         else "no held-out samples were given"),
-        ("Proved optimal", f"{shown(proved, 'count')} of {shown(len(pruned), 'count')}",
-         f"pruned layers; {worst}"),
     ]  # fmt: skip
+    floor = result.settings.get("min_accuracy")
+    if floor is not None and "Accuracy" not in facts:
+        note = f"by the function of the search; at least {shown(floor, 'number')} was asked for"
+        entries.append(("Accuracy", shown(result.value, "number"), note))
+    entries += [(escaped(name), escaped(text), escaped(note))
+                for name, (text, note) in facts.items()]  # fmt: skip
+    bound = "without a proved bound"
+    if result.output_bound is not None:
+        bound = f"proved: at most {shown(result.output_bound, 'percent')}"
+    entries.append(("Output error, calibration", shown(result.output_error, "percent"), bound))
+    if result.output_error_heldout is not None:
+        held = shown(result.output_error_heldout, "percent")
+        entries.append(("Output error, held out", held, "on the samples kept apart for it"))
+    pruned = [one for one in result.layers if one.pruned]
+    gaps = [one.gap for one in pruned if one.gap is not None]
+    if gaps:
+        proved = sum(one.status is Status.OPTIMAL for one in pruned)
+        share = f"{shown(proved, 'count')} of {shown(len(pruned), 'count')}"
+        entries.append(("Proved optimal", share, f"layers; worst gap {shown(max(gaps), 'small')}"))
     tiles = (
         f'<div class="card tile"><span class="soft">{name}</span><strong>{value}</strong>'
         f'<span class="soft">{note}</span></div>'
@@ -197,9 +247,13 @@ def _errors(result: PruningResult) -> str:
     ]
     rows = []
     for label, error, heldout, bound in lines:
-        value = f"{shown(error, 'percent')} \N{LESS-THAN OR EQUAL TO} {shown(bound, 'percent')}"
+        value, limit = shown(error, "percent"), shown(bound, "percent")
         if bound is None:
-            value = f"{shown(error, 'percent')}, no bound"
+            value += ", no bound"
+        elif error is not None and written(error, "percent") == written(bound, "percent"):
+            value += ", at its bound"
+        else:
+            value += f" \N{LESS-THAN OR EQUAL TO} {limit}"
         rows.append(charts.row(label, charts.track(axis, error, heldout, bound), value))
     return section(
         "Errors and bounds",
@@ -207,6 +261,7 @@ def _errors(result: PruningResult) -> str:
         "trained network. The scale is logarithmic; an error of zero has no dot.</p>",
         charts.legend(signs if any(line[2] is not None for line in lines) else signs[:2]),
         f'<div class="card rows">{"".join(rows)}{charts.axis_row(axis)}</div>',
+        f'<p class="note">{escaped(why_no_bound(result))}</p>',
     )
 
 
@@ -360,21 +415,16 @@ def _listed(indices: list[int]) -> str:
 
 def _run(result: PruningResult) -> str:
     """Return what the run was, and with which versions the page was made."""
-    entries: list[tuple[str, Any]] = [
-        ("mode", result.mode),
-        ("input", " x ".join(map(str, result.sample_shape)) or "one number"),
-    ]
-    for entry in dataclasses.fields(result):
-        if entry.name not in SHOWN:
-            value = getattr(result, entry.name)
-            nested = value.items() if isinstance(value, Mapping) else [(entry.name, value)]
-            entries += nested
     package = sys.modules[__name__.partition(".")[0]]
-    entries += [
-        ("nettrim_solver", package.__version__), ("numpy", np.__version__),
-        ("Python", platform.python_version()), ("platform", platform.platform()),
-    ]  # fmt: skip
-    rows = "".join(f"<tr><th>{escaped(k)}</th><td>{escaped(v)}</td></tr>\n" for k, v in entries)
+    shape = " x ".join(map(str, result.sample_shape)) or "one number"
+    entries = {"mode": result.mode, "input": shape} | result.settings | {
+        "nettrim_solver": package.__version__, "numpy": np.__version__,
+        "Python": platform.python_version(), "platform": platform.platform(),
+    }  # fmt: skip
+    rows = "".join(
+        f"<tr><th>{escaped(name)}</th><td>{escaped(value)}</td></tr>\n"
+        for name, value in entries.items()
+    )
     return section("The run", f'<div class="card scroll" tabindex="0"><table>{rows}</table></div>')
 
 

@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from .charts import escaped
-from .result import LayerReport
+from .result import LayerReport, PruningResult
 
 #: Fields and properties of a layer's report: heading, how it is written, and what it means.
 FIELDS = {
@@ -79,6 +79,21 @@ def link_to(number: int, one: LayerReport) -> str:
 def section(heading: str, *parts: str) -> str:
     """Return a section of the page."""
     return f"<section><h2>{escaped(heading)}</h2>\n" + "\n".join(parts) + "</section>"
+
+
+def why_no_bound(result: PruningResult) -> str:
+    """Return, in a sentence, why errors that were measured have no proved bound; else nothing."""
+    bare = [one for one in result.layers if one.network_error is not None]
+    bare = [one for one in bare if one.network_bound is None]
+    partly = [one.name for one in bare if one.pruned and one.rows < one.n_rows]
+    if partly:
+        return (
+            f"No bound for {', '.join(partly)}: pruned on a part of the rows there are, and a "
+            "proof needs all (max_rows). What builds on such a layer may be without a bound, too."
+        )
+    if bare or (result.output_bound is None and result.output_error is not None):
+        return "Some errors have no bound: an operation before them is not known to keep one."
+    return ""
 
 
 def written(value: float, how: str) -> str:

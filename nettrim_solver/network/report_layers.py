@@ -68,7 +68,7 @@ def _pictures(result: PruningResult, one: LayerReport) -> str:
     mask = np.concatenate([W != 0 for W in pruned.matrices()], axis=1)
     image, largest = charts.mask_picture(mask, f"Kept weights of {one.name}")
     legend = f"Kept weights, {mask.shape[0]:,} x {mask.shape[1]:,}."
-    if largest:
+    if largest and max(mask.shape) > charts.MAX_CELLS:  # a cell may hold several weights
         legend += f" Darkest: {written(largest, 'percent')} kept."
     figures = [(image, legend), (_histogram(pruned, trained), "Values: kept, before the trained.")]
     return "".join(

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from ..checks import check_flag, check_integer, check_number
 from ..exceptions import ProblemError, SettingsError
-from .graph import BATCH_SIZE, Network
+from .graph import BATCH_SIZE, Network, check_network
 from .layers import Conv2d, Dense, Layer
 from .operations import Operation, Shape, sample_blocks
 from .pooling import window_places
@@ -290,8 +290,7 @@ def _measured(
 def _check(
     network: Any, density_threshold: Any, measure: Any, batch_size: Any
 ) -> None:  # fmt: skip
-    if not isinstance(network, Network):
-        raise ProblemError(f"network must be a Network, but was a {type(network).__name__}")
+    check_network(network)
     check_flag("measure", measure)
     check_integer("batch_size", batch_size, 1)
     if density_threshold is not None:

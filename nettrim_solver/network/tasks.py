@@ -33,6 +33,7 @@ from ..budget import solve_for_nnz
 from ..budget.levels import reach
 from ..certificate import Certificate, certify, forward
 from ..problem import Problem
+from ..sample_size import required_samples
 from ..solution import Solution
 from ..solve import TOLERANCES, solve
 from ..solvers import get_solver
@@ -369,11 +370,16 @@ def sample_warnings(tasks: Sequence[GroupTask], answers: Sequence[GroupAnswer]) 
         found.append("degenerate: all weights are zero")
     N, rows = tasks[0].problem.n_inputs, tasks[0].problem.n_samples
     s = nnz / sum(answer.W.shape[1] for answer in answers)
-    needed = 2.0 * s * np.log(N / s) if s > 0 else 0.0
+    lower, upper = tasks[0].target.box()
+    active = float(np.mean(lower == upper))
+    needed = 0.0
+    if nnz and active:
+        # The law is that of outputs which half of the rows pin down.
+        needed = required_samples(N, max(1, round(s)), probability=0.5) / (2 * active)
     if rows < needed:
         found.append(
-            f"too few samples: {rows} rows for {s:.1f} nonzeros per output, where 2 s log(N/s) "
-            f"asks for {int(np.ceil(needed))}"
+            f"too few samples: {rows} rows for {s:.1f} nonzeros per output; even sparse weights on "
+            f"Gaussian inputs need about {needed:.0f}"
         )
     status = worst([answer.status for answer in answers])
     if status not in (Status.OPTIMAL, Status.FEASIBLE, Status.PRUNED):

@@ -75,7 +75,8 @@ def _description(network: Network, op: Operation, arrays: dict[str, Any]) -> dic
     if type(op) not in OPERATIONS.values():
         raise ProblemError(
             f"{op.label} must be one of {sorted(OPERATIONS)} to be saved, "
-            f"but is a {type(op).__name__}"
+            f"but is a {type(op).__name__}; the network of a model goes back into it with "
+            "to_onnx, to_torch or to_keras"
         )
     described: dict[str, Any] = {"operation": type(op).__name__}
     for field in dataclasses.fields(op):

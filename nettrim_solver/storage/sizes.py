@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from ..exceptions import ProblemError
 from ..network import Layer, Network
+from ..network.graph import check_network
 from ..network.result import aligned, plain
 from .formats import FORMATS, GAP_BITS, Bytes, check_format, count_bytes
 
@@ -184,7 +184,7 @@ def size_report(
                                 csr       *  3000    1352    0        4352    27.57
                                 relative     3000    469     3820     7289    16.46
     """
-    check_network("network", network)
+    check_network(network)
     check_format(format, gap_bits)
     layers = []
     for layer in network.layers:
@@ -204,12 +204,6 @@ def size_report(
     ]
     other_bytes = sum(value.nbytes for value in others if isinstance(value, np.ndarray))
     return SizeReport(tuple(layers), other_bytes, gap_bits)
-
-
-def check_network(name: str, value: Any) -> None:
-    """Raise ProblemError unless value is a Network."""
-    if not isinstance(value, Network):
-        raise ProblemError(f"{name} must be a Network, but was a {type(value).__name__}")
 
 
 def _together(sizes: Iterable[Bytes]) -> Bytes:
