@@ -4,6 +4,7 @@ The folder named by the environment variable ``NETTRIM_DATA`` holds
 
 - ``mnist.npz``: ``x_train``, ``y_train``, ``x_test``, ``y_test``, images of 28 x 28 bytes;
 - ``lenet_300_100.npz``: ``W0, b0, W1, b1, W2, b2`` of LeNet-300-100, trained on pixels / 255;
+- ``mnist-8.onnx``: the convolutional network of the ONNX Model Zoo, on pixels / 255;
 - ``california_housing.npz``: ``X`` (20640, 8) with missing values, ``y``.
 
 MNIST and the housing data are public (scikit-learn's ``fetch_openml("mnist_784")`` and

@@ -7,7 +7,7 @@ stages, the l0 stage from the trained weights and from the convex answer, and ot
 side by side; then what the cascade, the pooled form, reweighting, the refit and the weights of the
 outputs are worth. Runs are resumed where they were interrupted.
 
-The damping of the best pipeline was chosen by the error of the network's output on other training
+The damping and the rounds of the best pipeline were chosen by the output error on other training
 images; no test image and no label took part.
 
 Without the data folder (see ``benchmarks/datasets.py``) only ``--quick`` runs, on the
@@ -63,7 +63,7 @@ METHODS: dict[str, Any] = {
     "alps": Pipeline(Solve("alps")),
     "alps, weighted outputs": Pipeline(Solve("alps")),
     "l0": Pipeline(L0()),
-    BEST: Pipeline(L0(settings={"damping": 1e-3})),
+    BEST: Pipeline(L0(settings={"damping": 1e-3, "rounds": 32})),
     "l1, refit": Pipeline(Solve("admm"), Refit()),
     "l1 alone": Pipeline(Solve("admm")),
     "one reweighting, refit": Pipeline(Reweight(1), Refit()),

@@ -2,6 +2,7 @@
 
 import doctest
 import importlib
+import importlib.util
 import re
 import tomllib
 from pathlib import Path
@@ -16,6 +17,7 @@ from nettrim_solver.solvers import SOLVERS
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+GALLERY = ROOT / "docs" / "gallery.md"
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 
@@ -29,7 +31,10 @@ def blocks(path):
     return [(text.count("\n", 0, m.start()) + 1, m.group(1)) for m in BLOCK.finditer(text)]
 
 
-@pytest.mark.parametrize("page", [p for p in PAGES if blocks(p)], ids=lambda p: p.name)
+SCRIPTS = [page for page in PAGES if blocks(page) and page != GALLERY]
+
+
+@pytest.mark.parametrize("page", SCRIPTS, ids=lambda p: p.name)
 def test_code_runs(page, tmp_path, monkeypatch):
     # The blocks of a page are one script, and may leave files behind.
     monkeypatch.chdir(tmp_path)
@@ -45,6 +50,55 @@ def test_code_runs(page, tmp_path, monkeypatch):
             namespace.update(test.globs)
         else:
             exec(compile("\n" * line + code, str(page), "exec"), namespace)
+
+
+def sections(page):
+    """The sections of a page by title: the text up to the next heading of the second level."""
+    parts = re.split(r"^## (.*)\n", read(page), flags=re.MULTILINE)[1:]
+    return dict(zip(parts[::2], parts[1::2], strict=True))
+
+
+@pytest.mark.parametrize("title", sections(GALLERY))
+def test_every_example_of_the_gallery_draws_its_picture(title, tmp_path, monkeypatch):
+    from matplotlib import pyplot
+
+    monkeypatch.chdir(tmp_path)
+    text = sections(GALLERY)[title]
+    (code,) = BLOCK.findall(text)
+    exec(compile(code, title, "exec"), {"__name__": "__main__"})
+    pyplot.close("all")
+    shown = re.findall(r"!\[.+?\]\(gallery/(.*?)\)", text)
+    assert {path.name for path in tmp_path.iterdir()} == set(shown) and shown
+    assert all((GALLERY.parent / "gallery" / name).stat().st_size < 100_000 for name in shown)
+
+
+@pytest.fixture(scope="module")
+def generate():
+    place = ROOT / "docs" / "generate.py"
+    spec = importlib.util.spec_from_file_location("generate", place)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_generated_pages_are_those_of_the_code(generate):
+    again = "run: python docs/generate.py"
+    assert read(ROOT / "docs" / "settings.md") == generate.settings_page(), again
+    assert generate.depth_tables() in read(ROOT / "docs" / "depth.md"), again
+    assert generate.limits_table() in read(ROOT / "docs" / "limits.md"), again
+
+
+def test_every_setting_of_every_solver_is_on_its_page(generate):
+    text = sections(ROOT / "docs" / "settings.md")["Settings"]
+    parts = re.split(r"^### (.*)\n", text, flags=re.MULTILINE)[1:]
+    by_solver = dict(zip(parts[::2], parts[1::2], strict=True))
+    assert by_solver.keys() == {"every pruner", *SOLVERS}
+    for name, info in SOLVERS.items():
+        module = importlib.import_module(f"nettrim_solver.solvers.{info.module}")
+        inherited = "" if info.convex else by_solver["every pruner"]
+        inherited += by_solver["alps"] if name == "l0" else ""
+        for field in module.Settings.__dataclass_fields__.keys() - {"tol_gap", "tol_feas"}:
+            assert f"| `{field}` |" in by_solver[name] + inherited, (name, field)
 
 
 def test_the_example_of_the_readme_proves_its_answer():
@@ -85,6 +139,24 @@ def test_named_files_exist(page):
     assert not missing
     for target in re.findall(r"\]\((?!https?:|#|mailto:)([^)#]+)", text):
         assert (page.parent / target).exists(), target
+
+
+def test_every_module_is_on_the_page_of_the_architecture():
+    named = set()
+    for row in read(ROOT / "docs" / "architecture.md").splitlines():
+        cell, folder = row.split("|")[1] if row.startswith("|") else "", ""
+        for name in re.findall(r"`([\w/]+(?:\.py|/))`", cell):
+            folder = name.rpartition("/")[0] + "/" if "/" in name else folder
+            named.add(name if "/" in name else folder + name)
+    package = ROOT / "nettrim_solver"
+    modules = {
+        str(path.relative_to(package))
+        for path in package.rglob("*.py")
+        if path.name not in ("__init__.py", "__main__.py")
+    }
+    folders = tuple(name for name in named if name.endswith("/"))
+    assert {name for name in modules - named if not name.startswith(folders)} == set()
+    assert [name for name in named if not (package / name).exists()] == []
 
 
 def test_every_benchmark_command_has_a_module():

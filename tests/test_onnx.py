@@ -9,10 +9,11 @@ import pytest
 
 from nettrim_solver import prune_network
 from nettrim_solver.exceptions import ProblemError
-from nettrim_solver.frameworks import from_onnx, inspect_onnx, to_onnx
+from nettrim_solver.frameworks import from_onnx, inspect_onnx, to_npz, to_onnx
 from nettrim_solver.frameworks.onnx_layers import LAYERS
 from nettrim_solver.frameworks.onnx_operations import ARITHMETIC, READERS
 from nettrim_solver.network import BatchNorm, Conv2d, Dense, Network
+from nettrim_solver.storage import save_sparse
 
 from .tolerances import TOLERANCE
 
@@ -632,6 +633,15 @@ def test_another_network_is_refused():
     g = Graph(VECTORS)
     with pytest.raises(ProblemError, match="must compute what the network does"):
         to_onnx(model, from_onnx(g.model(g("Relu", gemms(g)))))
+
+
+@pytest.mark.parametrize("write", [to_npz, lambda network, path: save_sparse(path, network)])
+def test_nodes_that_onnxruntime_computes_go_into_no_file_of_arrays(tmp_path, write):
+    g = Graph(VECTORS)
+    network = from_onnx(g.model(g("HardSwish", gemms(g))))
+    with pytest.raises(ProblemError, match=r"\(onnx HardSwish\) must be one of .* to_onnx"):
+        write(network, tmp_path / "network.npz")
+    assert not list(tmp_path.iterdir())
 
 
 def test_nothing_is_written_unless_all_is(tmp_path):

@@ -8,10 +8,12 @@ from .npz import from_npz, to_npz
 from .onnx import from_onnx, inspect_onnx, to_onnx
 from .sklearn import calibration_inputs, from_sklearn, to_sklearn
 from .torch import calibration_batches, from_torch, keep_zeros, to_torch
+from .torch_training import fine_tune
 
 __all__ = [
     "calibration_batches",
     "calibration_inputs",
+    "fine_tune",
     "from_keras",
     "from_npz",
     "from_onnx",
