@@ -288,10 +288,7 @@ class Solution:
             lines.append(f"Remedy: {self.status.remedy}.")
         if self.least_epsilon is not None:
             least = float(np.max(self.least_epsilon))
-            lines.append(
-                f"Least reachable epsilon: {least:.9g}."
-                if np.isfinite(least)
-                else "No epsilon is reachable: the hard rows contradict each other."
-            )
+            why = "" if np.isfinite(least) else " (the hard rows contradict each other)"
+            lines.append(f"Least reachable epsilon: {least:.9g}{why}.")
         lines.append(", ".join(f"{count} outputs {status}" for status, count in counts.items()))
         return "\n".join(lines)

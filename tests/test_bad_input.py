@@ -121,7 +121,7 @@ PROBLEM_CASES = {
     "lower alone": Case({"Y": None, "lower": Y}, "upper", "one is missing", "together"),
     "box and Y": Case({"lower": Y, "upper": Y}, "Y", "both", "either Y or the box"),
     "neither box nor Y": Case({"Y": None}, "Y", "both", "either Y or the box"),
-    "Z of a box": Case(BOX | {"Z": Y}, "Z", "a box", "belongs to Y"),
+    "Z of a box": Case(BOX | {"Z": Y[:, :1]}, "Z", f"{(len(Y), 1)}", "shape of Y"),
     # Empty
     "X no rows": Case({"X": X[:0], "Y": Y[:0]}, "X", "(0, 4)", "not be empty"),
     "X no columns": Case({"X": X[:, :0]}, "X", "(6, 0)", "not be empty"),

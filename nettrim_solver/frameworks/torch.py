@@ -1,4 +1,4 @@
-"""PyTorch: modules that ``torch.fx`` can trace, read and written back.
+"""PyTorch: modules read, by tracing or while they run, and written back.
 
 Eight lines prune one, and train it further with its zeros in place::
 
@@ -30,23 +30,30 @@ from ..network import Network
 from ..network.operations import Shape
 from .opaque import Opaque
 from .round_trip import changed_arrays, check_agreement, probe_samples
+from .torch_frozen import Recorded
 from .torch_graph import Traced, check_module, evaluating, trace
 from .torch_masks import KeptZeros, keep_zeros
+from .torch_recorded import recorded
 from .torch_values import import_torch
 
 __all__ = ["KeptZeros", "calibration_batches", "from_torch", "keep_zeros", "to_torch"]
 
 
 def from_torch(
-    module: Any, input_shape: Iterable[int] | None = None, *, opaque: Iterable[str] = ()
+    module: Any,
+    input_shape: Iterable[int] | None = None,
+    *,
+    opaque: Iterable[str] = (),
+    record: bool = False,
 ) -> Network:
     """Return the network that a module computes in evaluation.
 
     Parameters
     ----------
     module : torch.nn.Module
-        With a forward that takes one tensor and that ``torch.fx`` can trace. Its parameters are
-        float32 or float64, on any device. It is not changed; its mode (training or not) comes back.
+        With a forward that takes one tensor and that ``torch.fx`` can trace, or with `record` any
+        that calls layers. Its parameters are float32 or float64, on any device. It is not changed;
+        its mode (training or not) comes back.
     input_shape : tuple of int, optional
         The shape of one sample, without the samples: (3, 32, 32). Only a linear module at the
         beginning makes it known.
@@ -55,12 +62,19 @@ def from_torch(
         tensor and gives one: those that cannot be traced or are not supported. **Nothing inside
         them is pruned.** Names of submodules, patterns of such (``"blocks.*.norm"``), or names of
         their classes (``"LayerNorm"``).
+    record : bool
+        Whether the module is run instead of traced, for a forward that ``torch.fx`` cannot follow.
+        Linear modules, 1-d and 2-d convolutions that are called once per forward, in one order for
+        all samples, become layers; PyTorch itself computes what is between them. Others stay as
+        trained: ``network.output.left`` names them with the reason. `input_shape` must be given.
 
     Returns
     -------
     Network
         Operations have the names of the modules (``"features.0"``), those of functions the names
-        that ``torch.fx`` gives them. A 1-d convolution becomes a 2-d one of height 1.
+        that ``torch.fx`` gives them. A 1-d convolution becomes a 2-d one of height 1. With
+        `record` the operation before a layer has its name with ``".input"``, and a linear layer
+        on several vectors per sample is a 1x1 convolution of an image of height 1.
 
     Raises
     ------
@@ -76,8 +90,15 @@ def from_torch(
     Notes
     -----
     Half precision is refused: prune ``module.float()``, and convert what :func:`to_torch` returns.
+
+    With `record` nothing is known about activations: a layer's target is its linear output, and
+    errors have no proved bound behind a layer but at the layers of a cascade. One evaluation of a
+    network of n layers runs the module n + 1 times, up to one layer after the other, and keeps the
+    outputs of all layers in memory until its end; batch normalisations are not folded.
     """
-    network = trace(module, input_shape, opaque).network
+    check_flag("record", record)
+    read = recorded if record else trace
+    network = read(module, input_shape, opaque).network
     _check_outputs(module, network, network.input_shape)
     return network
 
@@ -113,8 +134,7 @@ def to_torch(module: Any, network: Network, *, inplace: bool = False) -> Any:
     check_module(module)
     check_flag("inplace", inplace)
     target = module if inplace else copy.deepcopy(module)
-    opaque = [op.function.path for op in network.operations if isinstance(op, Opaque)]
-    traced = trace(target, network.input_shape, opaque)
+    traced = _read_again(target, network)
     changes = _new_values(traced, network)
     old = [(tensor, tensor.detach().clone()) for tensor, _ in changes]
     try:
@@ -124,6 +144,17 @@ def to_torch(module: Any, network: Network, *, inplace: bool = False) -> Any:
         _write(old)
         raise
     return target
+
+
+def _read_again(module: Any, network: Network) -> Traced:
+    """Return what a network was read from, in the way it was read."""
+    opaque: list[str] = []
+    for op in network.operations:
+        if isinstance(op, Recorded):
+            return recorded(module, network.input_shape, op.frozen.opaque)
+        if isinstance(op, Opaque):
+            opaque.append(op.function.path)
+    return trace(module, network.input_shape, opaque)
 
 
 def calibration_batches(loader: Any) -> Iterable[NDArray[Any]]:

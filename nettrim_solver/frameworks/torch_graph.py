@@ -99,6 +99,13 @@ def is_known(module: Any) -> bool:
     return kind_of(module) in MODULES or kind_of(module) in WEIGHTED
 
 
+def rooted(module: Any) -> Any:
+    """Return a module that holds its operations as parts, whose names they can have."""
+    if not is_known(module):
+        return module
+    return import_torch().nn.Sequential(OrderedDict([(kind_of(module).lower(), module)]))
+
+
 def trace(module: Any, input_shape: Any = None, opaque: Iterable[str] = ()) -> Traced:
     """Return a module's forward as a network.
 
@@ -108,10 +115,7 @@ def trace(module: Any, input_shape: Any = None, opaque: Iterable[str] = ()) -> T
         See :func:`.from_torch`.
     """
     check_module(module)
-    root = module
-    if is_known(module):
-        # Tracing looks into the outermost module.
-        root = import_torch().nn.Sequential(OrderedDict([(kind_of(module).lower(), module)]))
+    root = rooted(module)
     parts = dict(root.named_modules())
     del parts[""]
     left = opaque_names(opaque, parts)
@@ -148,7 +152,8 @@ def _graph(root: Any, opaque: frozenset[str]) -> Any:
 
 def _remedy(name: str = "") -> str:
     """Return what can be done about a part."""
-    return f"; opaque=[{name!r}] leaves that part to PyTorch, not pruned" if name else ""
+    part = f"opaque=[{name!r}] leaves that part to PyTorch, not pruned; " if name else ""
+    return f"; {part}record=True needs no tracing"
 
 
 @dataclass

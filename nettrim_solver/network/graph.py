@@ -24,6 +24,9 @@ from .wiring import INPUT, checked_shape, connected, consumers_of
 #: Samples that are evaluated at once.
 BATCH_SIZE = 256
 
+#: Inputs of an operation that its line in a summary names all.
+MOST_INPUTS = 4
+
 #: One step of the walk: the operation, its inputs and its output.
 Step = tuple[Operation, tuple[NDArray[Any], ...], NDArray[Any]]
 
@@ -394,7 +397,10 @@ class Network:
             weights = zeros = ""
             if isinstance(op, Layer):
                 weights, zeros = _product(op.W.shape), f"{100 * op.sparsity:.1f}"
-            rows.append((op.name, op.kind, ", ".join(op.inputs), shape, weights, zeros))
+            inputs = ", ".join(op.inputs)
+            if len(op.inputs) > MOST_INPUTS:
+                inputs = f"{op.inputs[0]}, ..., {op.inputs[-1]} ({len(op.inputs)})"
+            rows.append((op.name, op.kind, inputs, shape, weights, zeros))
         total = ("total", "", "", "", str(self.n_weights), f"{100 * self.sparsity:.1f}")
         rows.append(total)
         widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]

@@ -1,0 +1,165 @@
+"""PyTorch: the layers of a module whose forward no tracer follows, recorded while it runs.
+
+Between its layers a module may do whatever it likes. The network holds the layers, and what is
+between them as operations that run a frozen copy of the module (:mod:`.torch_frozen`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..exceptions import UnsupportedError
+from ..network import Conv2d, Network, Operation
+from ..network.layers import Layer
+from ..network.operations import Shape
+from ..network.wiring import INPUT
+from .opaque import opaque_names
+from .round_trip import AGREEMENT
+from .torch_frozen import AXES, Frozen, Place, Record, Recorded
+from .torch_graph import Traced, check_module, kind_of, rooted
+from .torch_operations import convolution, linear
+from .torch_values import checked_shape, import_torch
+
+#: Samples of the recording run, whose first one runs once more alone.
+SAMPLES = 3
+
+
+def recorded(module: Any, input_shape: Any, opaque: Iterable[str] = ()) -> Traced:
+    """Return the layers of a module, and what is between them, as a network.
+
+    Raises
+    ------
+    ProblemError, UnsupportedError
+        See :func:`.from_torch`.
+    """
+    check_module(module)
+    shape = checked_shape(input_shape)
+    root = rooted(module)
+    parts = {name: part for name, part in root.named_modules() if name}
+    frozen = Frozen(root, opaque_names(opaque, parts))
+    layers, left = _candidates(root, parts, frozen.opaque)
+    dtype = np.result_type(*(layer.W for layer in layers.values())) if layers else np.dtype("f")
+    samples = np.random.default_rng(0).standard_normal((SAMPLES, *shape)).astype(dtype)
+    batch, single = frozen.record(samples, layers), frozen.record(samples[:1], layers)
+    _check_output(batch.output, single.output)
+    places = []
+    for name in dict.fromkeys([*batch.names(), *layers]):
+        try:
+            places.append(_place(name, kind_of(parts[name]), batch, single))
+        except UnsupportedError as error:
+            left[name] = str(error)
+    order = [place.name for place in places]
+    if [name for name in single.names() if name in order] != order:
+        raise UnsupportedError("module must call its layers in one order for all samples")
+    if not places:
+        reasons = "; ".join(f"{name!r}: {reason}" for name, reason in left.items())
+        raise UnsupportedError(
+            f"module {type(module).__name__} must call at least one of {', '.join(AXES)} that can "
+            f"be pruned, but has {reasons or 'none'}"
+        )
+    frozen.freeze(places, left)
+    traced = _connected(frozen, layers, shape, tuple(batch.output.shape[1:]))
+    if not np.isfinite(traced.network(samples)).all():
+        raise UnsupportedError(
+            f"module must read the weights of its layers {order} by calling these alone; name the "
+            "part that does otherwise in opaque"
+        )
+    return replace(traced, modules={name: parts[old] for name, old in _names(places).items()})
+
+
+def _candidates(
+    root: Any, parts: Mapping[str, Any], opaque: frozenset[str]
+) -> tuple[dict[str, Layer], dict[str, str]]:
+    """Return the layers by name as the network may have them, and why others are left."""
+    nn = import_torch().nn
+    counts: dict[int, int] = {}
+    for _, tensor in root.named_parameters(remove_duplicate=False):
+        counts[id(tensor)] = counts.get(id(tensor), 0) + 1
+    layers: dict[str, Layer] = {}
+    left: dict[str, str] = {}
+    for name, part in parts.items():
+        if not isinstance(part, (nn.Linear, nn.Conv1d, nn.Conv2d)):
+            continue
+        tensors = [one for one in part._parameters.values() if one is not None]
+        if any(name == one or name.startswith(f"{one}.") for one in opaque):
+            left[name] = "it is left to PyTorch, by opaque"
+        elif "weight" not in part._parameters:
+            left[name] = "its weights are no plain parameters"
+        elif kind_of(part) not in AXES or "forward" in part.__dict__:
+            left[name] = f"its class {type(part).__name__} may compute something else"
+        elif any(counts[id(one)] > 1 for one in tensors):
+            left[name] = "its weights are shared"
+        else:
+            try:
+                layers[name] = _layer(part)
+            except UnsupportedError as error:
+                left[name] = str(error)
+    return layers, left
+
+
+def _layer(part: Any) -> Layer:
+    return linear(part) if kind_of(part) == "Linear" else convolution(part)
+
+
+def _check_output(batch: Any, single: Any) -> None:
+    """Raise unless a module computes every sample by itself."""
+    if batch.ndim < 2 or len(batch) != SAMPLES or not _first_rows(batch.numpy(), single.numpy(), 1):
+        raise UnsupportedError(
+            "module must give one row per sample, and compute each by itself, but gives "
+            f"{tuple(batch.shape)} for {SAMPLES} samples and {tuple(single.shape)} for the first"
+        )
+
+
+def _first_rows(batch: NDArray[Any], single: NDArray[Any], rows: int) -> bool:
+    """Return whether the first rows of a batch are those of its first sample alone."""
+    if single.shape != (rows, *batch.shape[1:]):
+        return False
+    size = float(np.abs(single).max(initial=0.0))
+    return np.allclose(batch[:rows], single, rtol=0, atol=AGREEMENT[single.dtype] * size)
+
+
+def _place(name: str, kind: str, batch: Record, single: Record) -> Place:
+    """Return how a layer is called, or raise why the network cannot do the same."""
+    counts = {run.names().count(name) for run in (batch, single)}
+    if counts != {1}:
+        raise UnsupportedError(
+            "it is never called" if counts == {0} else "it must be called once per forward"
+        )
+    (X, made), (alone, _) = batch.call(name), single.call(name)
+    rows, axes = len(X) // SAMPLES, AXES[kind]
+    if X.ndim != (axes or max(X.ndim, 2)) or not rows or not _first_rows(X, alone, rows):
+        raise UnsupportedError(f"its input {X.shape} does not keep {SAMPLES} samples apart")
+    form = "flat" if kind == "Conv1d" else "plain"
+    if kind == "Linear" and (rows > 1 or X.ndim > 2):
+        form = "tokens"
+    elif rows > 1:
+        raise UnsupportedError(f"it is called with {rows} rows per sample")
+    return Place(name, rows, X.shape[1:], made[1:], form)
+
+
+def _names(places: Iterable[Place]) -> dict[str, str]:
+    """Return the names of modules by those of the network's layers."""
+    return {f"{one.name}_1" if one.name == INPUT else one.name: one.name for one in places}
+
+
+def _connected(frozen: Frozen, layers: Mapping[str, Layer], shape: Shape, output: Shape) -> Traced:
+    """Return the network of layers, each behind the operation that computes its input."""
+    operations: list[Operation] = []
+    names, shapes = [INPUT], [shape]
+    for place, name in zip(frozen.places, _names(frozen.places), strict=True):
+        before = Recorded(
+            frozen, tuple(shapes), place.entering, name=f"{name}.input", inputs=tuple(names)
+        )
+        layer = layers[place.name]
+        if place.form == "tokens":
+            layer = Conv2d(layer.W.T[:, :, None, None], layer.b)
+        operations += [before, replace(layer, name=name, inputs=(before.name,))]
+        names.append(name)
+        shapes.append(layer.output_shape(place.entering))
+    operations.append(Recorded(frozen, tuple(shapes), output, inputs=tuple(names)))
+    return Traced(Network(operations, shape), {})
