@@ -143,6 +143,25 @@ def test_reported_errors_are_in_the_units_of_the_layer(mode, options):
     assert result.output_error <= result.output_bound
 
 
+def test_rounded_weights_are_judged_in_the_units_of_the_problem():
+    network = mlp(np.geomspace(0.25, 4.0, 8)).astype(np.float32)
+    options = {"tolerance": 0.2, "output_weights": "downstream", "skip": "scores", "n_threads": 1}
+    hidden = prune_network(network, X.astype(np.float32), **options).layers[0]
+    assert abs(hidden.gap) <= TOLERANCE["single_precision"]
+    assert hidden.violation <= TOLERANCE["single_precision"]
+
+
+def test_the_tolerance_is_relative_to_the_weighted_outputs():
+    network = mlp(np.geomspace(0.25, 4.0, 8))
+    layer = network.layer("hidden")
+    counts = downstream_weights(network, "hidden", Calibration(X))
+    Y = np.maximum(X @ layer.W + layer.b, 0) * counts
+    options = {"tolerance": 0.2, "output_weights": "downstream", "skip": "scores"}
+    hidden = prune_network(network, X, **options).layers[0]
+    expected = 0.2 * np.linalg.norm(Y)
+    assert hidden.epsilon == pytest.approx(expected, rel=TOLERANCE["reordered"])
+
+
 def test_the_output_changes_less_with_the_same_zeros():
     network, errors = mlp(np.geomspace(8.0, 0.1, 8)), {}
     for weights in ("equal", "downstream"):

@@ -65,8 +65,10 @@ def downstream_weights(
     """
     layer, end = network.layer(name), _before_softmax(network)
     place = _behind_activation(network, name)
-    path = [op for op in network.operations if place in network.ancestors(op.name)]
-    path = [op for op in path if op.name == end or op.name in network.ancestors(end)]
+    before = network.ancestors(end) | {end}
+    path = [
+        op for op in network.operations if op.name in before and place in network.ancestors(op.name)
+    ]
     if not path:
         return np.ones(layer.n_outputs)
     sources = {source for op in path for source in op.inputs} - {op.name for op in path}
