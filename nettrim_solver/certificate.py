@@ -196,7 +196,7 @@ def certify(problem: Problem, W: Any, b: Any = None, theta: Any = None) -> Certi
     if problem.penalised:
         assert problem.lambda_ is not None
         objectives = problem.lambda_ * objectives + 0.5 * matched**2
-    terms = _concatenate(parts) if parts else None
+    terms = concatenate_terms(parts) if parts else None
     bounds, floors = dual_bounds(problem, terms)
     if problem.penalised:
         # A distance that is zero but for rounding leaves nothing to compare a bound with.
@@ -434,6 +434,7 @@ def _balance(selected: Array, theta: Array, which: NDArray[np.bool_]) -> None:
     theta[:, which] = np.where(selected > 0, up * selected, down * selected)
 
 
-def _concatenate(parts: list[DualTerms]) -> DualTerms:
+def concatenate_terms(parts: list[DualTerms]) -> DualTerms:
+    """Return the terms of some outputs and of those behind them as one."""
     names = ("support", "norm", "ratio")
     return DualTerms(*(np.concatenate([getattr(p, name) for p in parts]) for name in names))

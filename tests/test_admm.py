@@ -225,7 +225,7 @@ def test_any_number_polished_at_a_time_gives_the_same_answer(monkeypatch, formul
     ).problem
     answers = []
     for width in (1, 4, 32):
-        monkeypatch.setattr("nettrim_solver.solvers.admm.run.POOL", width)
+        monkeypatch.setattr("nettrim_solver.solvers.admm.run.POOL", (width, width))
         monkeypatch.setattr("nettrim_solver.solvers.admm.run.POOL_SHARE", 1)
         answers.append(solve(problem, tol_gap=1e-9, tol_feas=1e-9))
         assert answers[-1].status is Status.OPTIMAL

@@ -124,27 +124,34 @@ class Block:
         self._set_shrink()
         if len(self.dual) != len(self):
             self.dual = np.empty_like(self.S)
-        dual, squares = self.dual, np.empty((len(self), 3))
-        self._rows(
-            lambda r: kernels.measure(
+        dual, squares, kappa = self.dual, np.empty((len(self), 3)), self.factorisation.kappa
+
+        def work(r: slice) -> None:
+            kernels.measure(
                 self.S[r], self.Z[r], self.shift[r], self.lower[r], self.upper[r],
                 self.shrink[r], self.strict, dual[r], squares[r],
-            )
-        )  # fmt: skip
-        kappa = self.factorisation.kappa
-        q = 2 * self.V - self.state
-        answer = np.sign(q) * np.maximum(np.abs(q) - self.threshold, 0)
-        step = squares[:, 0] + kappa * _square(answer - self.V)
-        size = squares[:, 1] + kappa * _square(self.V)
-        force = squares[:, 2] + kappa * _square(q - answer)
-        dual *= self.rho[:, None].astype(self.dtype)
+            )  # fmt: skip
+            dual[r] *= self.rho[r, None].astype(self.dtype)
+            q = 2 * self.V[r] - self.state[r]
+            answer = np.sign(q) * np.maximum(np.abs(q) - self.threshold[r], 0)
+            for part, V in enumerate((answer - self.V[r], self.V[r], q - answer)):
+                squares[r, part] += kappa * _square(V)
+
+        self._rows(work)
+        step, size, force = squares.T
         return step, size, force
 
     def graph_square(self, V: NDArray[Any]) -> Array:
         """Return the squared graph norm ``kappa ||V||^2 + ||X~ V||^2`` of every row."""
-        Z, shift = self.factorisation.forward(V)
-        Z += shift.astype(V.dtype)[:, None]
-        return self.factorisation.kappa * _square(V) + _square(Z)
+        squares = np.empty(len(self))
+
+        def work(r: slice) -> None:
+            Z, shift = self.factorisation.forward(V[r])
+            Z += shift.astype(V.dtype)[:, None]
+            squares[r] = self.factorisation.kappa * _square(V[r]) + _square(Z)
+
+        self._rows(work)
+        return squares
 
     def change_rho(self, factors: Array) -> None:
         """Multiply rho by the factors and move the state so that theta stays (no product)."""

@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...certificate import dual_bounds, dual_terms
+from ...certificate import concatenate_terms, dual_bounds, dual_terms
 from ...problem import Problem
 from ...status import Status
 from .. import Context
 from .block import Block
-from .run import Answer, Interrupted, Run
+from .run import CHUNK, Answer, Interrupted, Run
 
 Array = NDArray[np.float64]
 Index = NDArray[np.int64]
@@ -42,7 +42,11 @@ def suspicious(run: Run, columns: Index, block: Block) -> NDArray[np.bool_]:
     bound above twice the present objective gives it away.
     """
     problem = run.problem.select(columns)
-    bounds, _ = dual_bounds(problem, dual_terms(problem, block.dual.T))
+    terms = [
+        dual_terms(problem, block.dual[start : start + CHUNK].T, slice(start, start + CHUNK))
+        for start in range(0, len(block), CHUNK)
+    ]
+    bounds, _ = dual_bounds(problem, concatenate_terms(terms))
     objectives = np.sum(block.penalty * np.abs(block.answer), axis=1)
     if problem.penalised:
         # On the ball's rows the distance is lambda theta.

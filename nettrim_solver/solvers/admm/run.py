@@ -29,10 +29,15 @@ Index = NDArray[np.int64]
 #: Arrays of shape (P, block) that a block may take: five iterate, and the polish needs some room.
 ARRAYS = 6
 
-#: Most outputs polished at a time (by one worker): enough for efficient products, and few enough
-#: for their systems to stay in the cache. And the least number of outputs in a block for each.
-POOL = 8
+#: Outputs polished at a time (by one worker), at least and at most: many make efficient products,
+#: but their systems, of that many bytes, must stay in the cache. And the least number of outputs
+#: in a block for each.
+POOL = (8, 32)
+POOL_BYTES = 8 * 2**20
 POOL_SHARE = 8
+
+#: Outputs whose float64 arrays are made at a time where whole blocks of them need not be there.
+CHUNK = 16
 
 
 @dataclass
@@ -178,7 +183,7 @@ class Run:
         """
         tick = time.perf_counter()
         proved = np.zeros(len(columns), dtype=bool)
-        width = max(1, min(POOL, len(self.blocks()[0]) // POOL_SHARE))
+        width = self._pool(np.count_nonzero(V, axis=1))
 
         def finish(output: Output) -> None:
             k, j = output.name, columns[output.name]
@@ -206,6 +211,12 @@ class Run:
             list(self.workers.map(work, [range(t, len(columns), n) for t in range(n)]))
         self.seconds["polish"] += time.perf_counter() - tick
         return proved
+
+    def _pool(self, support: Index) -> int:
+        """Return how many outputs of these numbers of weights to polish at a time."""
+        size = 4.0 * float(np.mean(np.square(support, dtype=np.float64)))
+        width = int(np.clip(POOL_BYTES / max(size, 1.0), *POOL))
+        return max(1, min(width, len(self.blocks()[0]) // POOL_SHARE))
 
     def _keeps_idle(self, column: int, output: Output) -> bool:
         """Return whether an output whose ball was left out keeps it after all."""

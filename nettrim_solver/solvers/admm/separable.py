@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from ...status import Status
 from .block import Block
 from .feasibility import RADIUS_CHECK, refute, suspicious
-from .run import Interrupted, Run
+from .run import CHUNK, Interrupted, Run
 
 Array = NDArray[np.float64]
 Index = NDArray[np.int64]
@@ -43,9 +43,6 @@ JOINT_SETTLED = (0.75, 0.95)
 
 #: Iterations after which float32 iterates are continued in float64.
 SINGLE_ITERATIONS = 150
-
-#: Outputs whose starting point is made at a time.
-CHUNK = 16
 
 #: Problems below this size (P N m) iterate in float64: the products cost nothing.
 SMALL = 2_000_000
