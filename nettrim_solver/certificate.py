@@ -256,10 +256,12 @@ def dual_terms(
     return DualTerms(_support(theta, lower, upper), norm, ratio)
 
 
-def dual_bounds(problem: Problem, terms: DualTerms | None) -> tuple[Array, Array]:
+def dual_bounds(
+    problem: Problem, terms: DualTerms | None, columns: Any = slice(None)
+) -> tuple[Array, Array]:
     """Return the best lower bounds along the rays of the dual points, and their rounding floors.
 
-    Both have shape (G,). theta = 0 is feasible, so no bound is below 0; and it is all that can be
+    The terms are those of the given columns. Both have shape (G,). theta = 0 is feasible, so no bound is below 0; and it is all that can be
     said where there is no radius.
     """
     unbounded = problem.epsilon is None and not problem.penalised
@@ -275,6 +277,8 @@ def dual_bounds(problem: Problem, terms: DualTerms | None) -> tuple[Array, Array
             floors = np.abs(scale * terms.support)
         else:
             epsilon: Any = problem.epsilon
+            if isinstance(epsilon, np.ndarray):
+                epsilon = epsilon[columns]
             support, norm, largest = terms.support, terms.norm, terms.ratio
             if problem.joint:
                 shrink = 1.0 / np.maximum(1.0, terms.ratio)

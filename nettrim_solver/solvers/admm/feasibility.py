@@ -41,12 +41,12 @@ def suspicious(run: Run, columns: Index, block: Block) -> NDArray[np.bool_]:
     The dual values of an infeasible problem grow without limit, its iterates do not: a lower
     bound above twice the present objective gives it away.
     """
-    problem = run.problem.select(columns)
+    problem = run.problem
     terms = [
-        dual_terms(problem, block.dual[start : start + CHUNK].T, slice(start, start + CHUNK))
-        for start in range(0, len(block), CHUNK)
+        dual_terms(problem, block.dual[first : first + CHUNK].T, columns[first : first + CHUNK])
+        for first in range(0, len(columns), CHUNK)
     ]
-    bounds, _ = dual_bounds(problem, concatenate_terms(terms))
+    bounds, _ = dual_bounds(problem, concatenate_terms(terms), columns)
     objectives = np.sum(block.penalty * np.abs(block.answer), axis=1)
     if problem.penalised:
         # On the ball's rows the distance is lambda theta.
