@@ -165,7 +165,7 @@ class RawSolution:
     W : ndarray of shape (n_inputs, n_outputs)
     b : ndarray of shape (n_outputs,) or None
     theta : ndarray of shape (n_samples, n_outputs) or None
-        Dual point, when the solver has one.
+        Dual point of the l1 norm (``|x_i^T theta| <= c_i``), when the solver has one.
     stops : list of Status, length n_outputs
         Why the solver stopped on each output (``UNPROVED``: by its own rule). What is proved is
         for the certificate to say.
@@ -211,7 +211,8 @@ class Solution:
     certificate : Certificate
         Recomputed from the data for exactly these weights.
     theta : ndarray of shape (n_samples, n_outputs) or None
-        The dual point that carries the proof.
+        The dual point that carries the proof: ``|x_i^T theta| <= c_i``, with equality on the
+        support. Where the distance is E, theta is E over the multiplier (on the rows of a ball).
     multiplier : ndarray of shape (n_outputs,) or None
         The penalty lambda at which the penalised form has this solution.
     rho : ndarray of shape (n_outputs,) or None

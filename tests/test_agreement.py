@@ -164,10 +164,7 @@ def test_the_answer_meets_the_kkt_conditions(formulation, radius, intercept):
     assert solution.status is Status.OPTIMAL
     W, theta, close = solution.W, solution.theta, TOLERANCE["kkt"]
     slopes = adjoint(problem.X, theta)
-    c = problem.penalty() * (problem.lambda_ if problem.penalised else 1.0)
-    if problem.penalised:
-        # The dual point comes in the unit of the constrained form.
-        theta, slopes = theta * problem.lambda_, slopes * problem.lambda_
+    c = problem.penalty()
     size = np.abs(c).max()
     used = W != 0
     np.testing.assert_allclose(slopes[used], -(c * np.sign(W))[used], atol=close * size)
@@ -180,8 +177,8 @@ def test_the_answer_meets_the_kkt_conditions(formulation, radius, intercept):
     E = Z - np.clip(Z, lower, upper)
     ball = lower == upper if problem.strict else np.ones(Z.shape, dtype=bool)
     # On the ball's rows theta = E / lambda, with one lambda > 0 for each radius.
-    lambda_ = 1.0 if problem.penalised else solution.multiplier
-    assert np.all(np.asarray(lambda_) > 0)
+    lambda_ = solution.multiplier
+    assert np.all(lambda_ > 0)
     if problem.joint:
         assert np.ptp(solution.multiplier) <= close * solution.multiplier[0]
     difference = np.where(ball, E - lambda_ * theta, 0.0)

@@ -80,6 +80,21 @@ def test_the_multiplier_links_ball_and_penalty(solver, formulation, radius):
     assert np.array_equal(linked.multiplier, ball.multiplier)
 
 
+@pytest.mark.parametrize("solver", ["admm", *REFERENCES])
+@pytest.mark.parametrize("formulation", ["penalised", "penalised_strict"])
+def test_the_dual_point_is_the_distance_over_the_multiplier(solver, formulation):
+    problem = small_layer(formulation, "per_output", True)
+    solution = solve(problem, solver=solver)
+    lower, upper = problem.box()
+    Z = problem.X @ solution.W + solution.b
+    E = Z - np.clip(Z, lower, upper)
+    ball = lower == upper if problem.strict else np.ones(Z.shape, dtype=bool)
+    np.testing.assert_allclose(
+        np.where(ball, solution.multiplier * solution.theta, 0.0), np.where(ball, E, 0.0),
+        atol=TOLERANCE["multiplier"] * np.abs(E).max(),
+    )  # fmt: skip
+
+
 # Shapes of problems ----------------------------------------------------------------------------
 
 

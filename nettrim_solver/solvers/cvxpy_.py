@@ -143,7 +143,7 @@ def _solve_group(
         if problem.intercept and model.offsets[k].value is not None:
             answer.b[j] = scales.target * float(model.offsets[k].value)
         theta = _dual(model, k, problem.n_samples, problem.penalised)
-        answer.theta[:, j] = scales.dual(theta, problem.penalised)
+        answer.theta[:, j] = scales.dual(theta / level if problem.penalised else theta)
     columns = slice(group.start, group.stop)
     answer.W[:, columns], answer.b[columns] = prefer_zero(
         problem, group, answer.W[:, columns], answer.b[columns], 0.1 * settings.tol_feas
@@ -295,7 +295,7 @@ def _residual(
     model = _build([data], 0.0, strict, True, problem.intercept)
     if _run(model, answer, settings, context) is not Status.UNPROVED:
         return np.zeros(problem.n_samples)
-    return data.scales.dual(_dual(model, 0, problem.n_samples, True), True)
+    return data.scales.target * _dual(model, 0, problem.n_samples, True)
 
 
 def _iterations(model: Model) -> int:

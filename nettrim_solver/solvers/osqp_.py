@@ -259,9 +259,8 @@ def _solve_group(
         for k, j in enumerate(group):
             answer.ray[:, j] = exact_ray(problem, point.theta[:, k] * scales.target)
     else:
-        # With theta = e the penalty lambda c bounds X^T theta; the ball's own dual is theta/lambda.
-        theta = point.theta if problem.penalised else point.theta / point.lambda_
-        answer.theta[:, columns] = scales.dual(theta, problem.penalised)
+        # In the program theta = e, and lambda c bounds X^T theta.
+        answer.theta[:, columns] = scales.dual(point.theta / point.lambda_)
     answer.W[:, columns], answer.b[columns] = prefer_zero(
         problem, group, scales.primal(point.W), scales.target * point.b, 0.1 * settings.tol_feas
     )

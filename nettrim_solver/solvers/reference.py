@@ -38,9 +38,9 @@ class Scales:
         """Return the weights in the problem's own units."""
         return w * (self.target / self.X)
 
-    def dual(self, theta: Array, penalised: bool) -> Array:
-        """Return a dual point in the problem's own units."""
-        return theta * (self.target if penalised else self.weights / self.X)
+    def dual(self, theta: Array) -> Array:
+        """Return a dual point of the l1 norm, ``|X^T theta| <= c``, in the problem's own units."""
+        return theta * (self.weights / self.X)
 
     def penalty(self, lambda_: float) -> float:
         """Return lambda in the backend's units."""
