@@ -21,3 +21,15 @@ myst_heading_anchors = 3
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"  # the docstrings say it, with shapes
 numpydoc_show_class_members = False
+
+
+def plain_headings(app, what, name, obj, options, lines):
+    # "References" of several modules on one page cannot all be sections.
+    if what == "module":
+        for i in range(len(lines) - 1):
+            if lines[i] and lines[i + 1] == "-" * len(lines[i]):
+                lines[i : i + 2] = [f".. rubric:: {lines[i]}", ""]
+
+
+def setup(app):
+    app.connect("autodoc-process-docstring", plain_headings)

@@ -1,6 +1,8 @@
 """Writes what these pages take from the code and from result files: ``python docs/generate.py``.
 
 - ``settings.md``: solvers, statuses and settings, from the registry and the docstrings;
+- the table of activations in ``mathematics.md``, from their classes;
+- the sections of ``mathematics/pruners.md``, from the registry of solvers;
 - the tables of ``depth.md`` and ``limits.md``, from files under benchmarks/results;
 - ``gallery/*.png``: the pictures of ``gallery.md``, by the very code that stands there.
 
@@ -16,22 +18,28 @@ import sys
 from dataclasses import fields
 from pathlib import Path
 
+import numpy as np
+
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
 from benchmarks.pages import table, write_between  # noqa: E402
 from nettrim_solver import Status  # noqa: E402
+from nettrim_solver.activations import ACTIVATIONS  # noqa: E402
 from nettrim_solver.solvers import ALL_FORMULATIONS, SOLVERS  # noqa: E402
 from nettrim_solver.solvers.pruning import PruningSettings  # noqa: E402
 
 DEPTH_MARKS = ("<!-- tables of depth.json -->", "<!-- end of the tables -->")
+ACTIVATION_MARKS = ("<!-- activations -->", "<!-- end of the activations -->")
+PRUNER_MARKS = ("<!-- descriptions -->", "<!-- end of the descriptions -->")
 LIMITS_MARKS = ("<!-- figures of result files -->", "<!-- end of the figures -->")
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 ENTRY = re.compile(r"^(\w[\w, ]*)(?: : (.*))?$")
 
 INTRODUCTION = """# Solvers, statuses, settings
 
-This page is written from the code by `python docs/generate.py`.
+This page is written from the code by `python docs/generate.py`. Which solver to take:
+[How to choose](how-to-choose.md); what each computes: [Mathematics](mathematics.md).
 
 ## Solvers
 
@@ -140,6 +148,37 @@ def settings_page():
     return "\n".join(lines).rstrip() + "\n"
 
 
+def target_of(activation):
+    """Return what an output asks of its pre-activation, in words."""
+    if activation.needs_preactivation:
+        return "the stored pre-activation"
+    ends = np.array([end for end in activation.range if np.isfinite(end)])
+    lower, upper = activation.preimage(ends)
+    flat = [f"y = {end:g}" for end in ends[lower < upper]]
+    return f"a half-line for {' and '.join(flat)}, else a point" if flat else "a point"
+
+
+def activations_table():
+    """Return a row for every activation: its function, its target, its Lipschitz constant."""
+    rows = [
+        [f"`{name}`", inspect.getdoc(cls).splitlines()[0].replace("``", "`"),
+         target_of(cls()), f"{cls().lipschitz:.4g}"]
+        for name, cls in ACTIVATIONS.items()
+    ]  # fmt: skip
+    header = ["`activation`", "function", "target of an output y", "Lipschitz constant"]
+    return "\n".join(table(header, rows))
+
+
+def pruner_sections():
+    """Return a section for every pruner, which holds the description of its module."""
+    sections = [
+        f"## {name}\n\n```{{eval-rst}}\n.. automodule:: nettrim_solver.solvers.{info.module}\n```"
+        for name, info in SOLVERS.items()
+        if not info.convex
+    ]
+    return "\n\n".join(sections)
+
+
 def result_of(name):
     """Return the result of a benchmark."""
     path = HERE.parent / "benchmarks" / "results" / f"{name}.json"
@@ -238,7 +277,7 @@ def limits_table():
         "depth": depth_figures, "sample_complexity": sample_figures,
     }  # fmt: skip
     rows = [
-        [words, figure, f"benchmarks/results/{name}.json"]
+        [words, figure, f"benchmarks/results/{name}.json, `python -m benchmarks {name}`"]
         for name, figures in sources.items()
         for words, figure in figures()
     ]
@@ -253,6 +292,8 @@ def gallery_examples():
 def main():
     """Write all of it."""
     (HERE / "settings.md").write_text(settings_page(), encoding="utf-8")
+    write_between(HERE / "mathematics.md", ACTIVATION_MARKS, activations_table())
+    write_between(HERE / "mathematics" / "pruners.md", PRUNER_MARKS, pruner_sections())
     write_between(HERE / "depth.md", DEPTH_MARKS, depth_tables())
     write_between(HERE / "limits.md", LIMITS_MARKS, limits_table())
     (HERE / "gallery").mkdir(exist_ok=True)

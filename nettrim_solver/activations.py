@@ -3,7 +3,7 @@
 A monotone activation f turns an output y into the interval ``f^-1(y) = [lower, upper]`` of the
 pre-activations that produce it. That interval is all that a solver sees of an activation. Where
 the inverse is ill-conditioned (saturating functions) or no function (GELU, SiLU), the interval is
-the single stored pre-activation. A new activation is one class and one entry in ``ACTIVATIONS``.
+the single stored pre-activation. A new activation is one class of this module.
 
 References
 ----------
@@ -284,14 +284,13 @@ class SiLU(_Stored):
         return 0.5 * Z * (1.0 + np.tanh(0.5 * Z))
 
 
-#: Name -> class, for everything that ``Problem(activation=...)`` accepts as a string.
+#: Name -> class, for everything that ``Problem(activation=...)`` accepts as a string: every class
+#: of this module that has a name.
 ACTIVATIONS: dict[str, type[Activation]] = {
     cls.name: cls
-    for cls in (
-        Identity, ReLU, LeakyReLU, PReLU, ReLU6, ClippedReLU, HardTanh, HardSigmoid,
-        Tanh, Sigmoid, Softplus, ELU, GELU, SiLU,
-    )
-}  # fmt: skip
+    for cls in list(globals().values())
+    if isinstance(cls, type) and issubclass(cls, Activation) and "name" in vars(cls)
+}
 
 
 def get_activation(activation: str | Activation) -> Activation:

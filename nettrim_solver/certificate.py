@@ -261,8 +261,8 @@ def dual_bounds(
 ) -> tuple[Array, Array]:
     """Return the best lower bounds along the rays of the dual points, and their rounding floors.
 
-    The terms are those of the given columns. Both have shape (G,). theta = 0 is feasible, so no bound is below 0; and it is all that can be
-    said where there is no radius.
+    The terms are those of the given columns. Both have shape (G,). theta = 0 is feasible, so no
+    bound is below 0; and it is all that can be said where there is no radius.
     """
     unbounded = problem.epsilon is None and not problem.penalised
     if terms is None or unbounded:

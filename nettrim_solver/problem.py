@@ -82,8 +82,8 @@ class Problem:
         Whether an unpenalised intercept b is solved for.
     Z : array_like, shape (n_samples, n_outputs), optional
         Stored pre-activations of the trained layer, for activations without a stable inverse
-        (tanh, sigmoid, softplus, elu, gelu, silu). ``X @ W + b`` when omitted and W is given. What
-        solvers and refits with a linear target aim at, within the box; no part of the program.
+        (those with `needs_preactivation`, such as tanh). ``X @ W + b`` when omitted and W is given.
+        What solvers and refits with a linear target aim at, within the box; no part of the program.
     lower, upper : array_like, shape (n_samples, n_outputs), optional
         The box itself; entries may be infinite.
 

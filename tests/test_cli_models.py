@@ -115,6 +115,61 @@ def test_a_wrong_input_name_is_one_line(graph, capsys):
     assert "'pixels' or 'X'" in one_error(capsys)
 
 
+@pytest.fixture
+def two_inputs(folder):
+    """two.onnx, the product of a layer and its second input, and values of that one."""
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    helper, numpy_helper = onnx.helper, onnx.numpy_helper
+    rng = np.random.default_rng(5)
+    W = numpy_helper.from_array(rng.standard_normal((4, 3)).astype(np.float32), "W")
+    nodes = [
+        helper.make_node("MatMul", ["x", "W"], ["h"], name="layer"),
+        helper.make_node("Mul", ["h", "factor"], ["y"]),
+    ]
+    places = [helper.make_tensor_value_info(name, 1, ["n", size])
+              for name, size in (("x", 4), ("factor", 3), ("y", 3))]  # fmt: skip
+    graph = helper.make_graph(nodes, "two", places[:2], places[2:], [W])
+    opsets = [helper.make_opsetid("", 17)]
+    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=8), "two.onnx")
+    X, factor = rng.standard_normal((30, 4)), np.float32([[1, 2, 3]])
+    np.savez("inputs.npz", x=X.astype(np.float32), other=factor)
+    np.savez("factor.npz", factor=factor)
+    np.savez("wrong.npz", factro=factor)
+    return factor
+
+
+def test_the_other_inputs_of_a_model_keep_the_values_given(two_inputs, capsys):
+    onnx, runtime = (pytest.importorskip(name) for name in ("onnx", "onnxruntime"))
+    words = ["prune", "two.onnx", "--calibration", "inputs.npz", "--sparsity", "0.5",
+             "--solver", "wanda", "--quiet", "-o", "out.onnx"]  # fmt: skip
+    assert main([*words, "--onnx-constants", "factor.npz"]) == 0
+    X = np.load("inputs.npz")["x"]
+    pruned = onnx.numpy_helper.to_array(onnx.load("out.onnx").graph.initializer[0])
+    assert np.count_nonzero(pruned) == 6
+    session = runtime.InferenceSession("out.onnx", providers=["CPUExecutionProvider"])
+    (Y,) = session.run(["y"], {"x": X, "factor": np.repeat(two_inputs, 30, axis=0)})
+    np.testing.assert_allclose(
+        Y, X @ pruned * two_inputs, rtol=0, atol=100 * TOLERANCE["network_single"]
+    )
+    assert main(["inspect", "two.onnx", "--onnx-constants", "factor.npz", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["input_names"] == ["x"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "has ['factor', 'x']; give the others'"),
+        (["--onnx-input", "x"], "--onnx-constants FILE.npz"),
+        (["--onnx-constants", "wrong.npz"], "among ['factor', 'x'], but has 'factro'"),
+        (["--onnx-constants", "nothing.npz"], "--onnx-constants: there is no file nothing.npz"),
+    ],
+)
+def test_other_inputs_without_values_are_one_line(two_inputs, capsys, words, message):
+    assert main(["inspect", "two.onnx", *words]) == 2
+    assert message in one_error(capsys)
+
+
 def test_what_cannot_be_pruned_is_listed_with_its_reason(folder, capsys):
     """The weights of the second product are computed."""
     onnx = pytest.importorskip("onnx")
@@ -303,6 +358,13 @@ def test_files_that_are_no_models_are_one_line(folder, capsys, suffix, make):
     make(path)
     assert main(["inspect", path.name, "--trust", "--quiet"]) == 2
     assert path.name in one_error(capsys)
+
+
+@pytest.mark.parametrize("suffix", READERS)
+def test_an_empty_file_is_called_empty(folder, capsys, suffix):
+    (folder / f"model{suffix}").touch()
+    assert main(["inspect", f"model{suffix}", "--trust"]) == 2
+    assert one_error(capsys) == f"nettrim: error: model{suffix} is empty\n"
 
 
 def test_a_truncated_network_is_one_line(arrays, folder, capsys):

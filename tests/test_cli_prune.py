@@ -1,6 +1,7 @@
 """``nettrim prune``: a model and samples in, the pruned model out, and one line for bad input."""
 
 import json
+import os
 import resource
 import shutil
 import subprocess
@@ -233,6 +234,7 @@ def bad_files(folder):
     np.savez("two.npz", first=X, second=X)
     np.save("narrow.npy", np.ones((9, 5)))
     np.save("folded.npy", np.ones((9, 2, 3)))
+    np.save("huge.npy", np.where(np.eye(9, 6), -1e200, X))
     np.save("scalar.npy", np.float64(3))
     np.save("none.npy", X[:0])
     np.save("nan.npy", np.full((9, 6), np.nan))
@@ -258,11 +260,12 @@ def bad_files(folder):
         (None, "numpy.savez"),
         ("missing.npy", "there is no file missing.npy"),
         ("missing.npz", "there is no file missing.npz"),
-        ("text.npy", "text.npy must be an .npy file"),
+        ("text.npy", "text.npy must be an .npy file of numbers: it is none, or pickled"),
         ("empty.npy", "empty.npy must be an .npy file"),
         ("empty.npz", "empty.npz is not an .npz archive"),
         ("pickled.npy", "pickled.npy must be an .npy file"),
         ("folder.npz", "is a folder"),
+        ("huge.npy", "at most 1.3e+154"),
         ("data.csv", ".npy or .npz"),
         ("two.npz", "holds ['first', 'second']"),
         ("two.npz:frist", "did you mean 'first'"),
@@ -310,6 +313,7 @@ def test_bad_calibration_is_one_line(folder, capsys, calibration, message):
         (("-o", "missing/out.npz"), "cannot write"),
         (("-o", "folder.npz"), "it is a folder"),
         (("-o", "network.npz"), "read as well"),
+        (("--report", os.devnull), "no ordinary file"),
         (("-o", "out.onnx"), "end in .npz"),
         (("--report", "missing/report.html"), "cannot write"),
     ],
@@ -325,7 +329,7 @@ def test_bad_input_is_one_line(folder, capsys, words, message):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ((), "budget"),
+        ((), "--tolerance, --sparsity, --nnz, --max-error, --min-accuracy"),
         (("--tolerance", 0.1, "--sparsity", 0.5), "not allowed"),
         (("--min-accuracy", 0.9), "--validation"),
         (("--recipe", "floor.toml"), "--validation"),
@@ -350,6 +354,16 @@ def test_outputs_are_checked_before_work(folder, monkeypatch):
     )
     assert run("--tolerance", 0.1, "-o", "missing/out.npz") == 2
     assert run("--tolerance", 0.1, "-o", "out.npz", "--report", "missing/report.html") == 2
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+@pytest.mark.parametrize("option", ["-o", "--report", "--checkpoint"])
+def test_a_folder_without_permission_is_one_line(folder, capsys, option):
+    (folder / "locked").mkdir(0o500)
+    words = ("-o", "out.npz", option, "locked/out.npz")
+    assert run("--tolerance", 0.2, *words) == 2
+    assert "Permission denied" in one_error(capsys)
+    assert not [*(folder / "locked").iterdir()] and not (folder / "out.npz").exists()
 
 
 def test_a_full_disk_leaves_no_part_of_a_file(folder, capsys):

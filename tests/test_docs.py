@@ -1,8 +1,10 @@
-"""The documentation: its code runs, its commands and files exist, its tables are complete."""
+"""The documentation: its code runs, what it names exists, its tables are complete."""
 
+import ast
 import doctest
 import importlib
 import importlib.util
+import math
 import re
 import tomllib
 from pathlib import Path
@@ -16,7 +18,11 @@ from nettrim_solver.problem import FORMULATIONS, RADII
 from nettrim_solver.solvers import SOLVERS
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCS = [
+    *sorted((ROOT / "docs").glob("*.md")),
+    *sorted((ROOT / "docs" / "mathematics").glob("*.md")),
+]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *DOCS]
 GALLERY = ROOT / "docs" / "gallery.md"
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
@@ -84,6 +90,8 @@ def generate():
 def test_generated_pages_are_those_of_the_code(generate):
     again = "run: python docs/generate.py"
     assert read(ROOT / "docs" / "settings.md") == generate.settings_page(), again
+    assert generate.activations_table() in read(ROOT / "docs" / "mathematics.md"), again
+    assert generate.pruner_sections() in read(ROOT / "docs" / "mathematics" / "pruners.md"), again
     assert generate.depth_tables() in read(ROOT / "docs" / "depth.md"), again
     assert generate.limits_table() in read(ROOT / "docs" / "limits.md"), again
 
@@ -141,6 +149,138 @@ def test_named_files_exist(page):
         assert (page.parent / target).exists(), target
 
 
+#: Names of other programs that pages speak of, and what is no name.
+FOREIGN = {"Conv1D", "DequantizeLinear", "If", "Loop", "Scan", "ZeroPadding", "True", "False"}
+#: Anything in backticks that looks like a name, with or without a call's arguments.
+NAME = re.compile(r"`([A-Za-z_][\w.]*)(?:\([^`]*\))?`")
+FENCED = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def names_in_the_code():
+    found = set()
+    for folder in ("nettrim_solver", "benchmarks", "tests"):
+        for path in (ROOT / folder).rglob("*.py"):
+            # This file holds names that are not in the code.
+            for node in ast.walk(ast.parse(read(path))) if path != Path(__file__) else ():
+                for field in ("id", "attr", "arg", "name", "value"):
+                    value = getattr(node, field, None)
+                    if isinstance(value, str) and value.replace(".", "_").isidentifier():
+                        found.update(value.split("."))
+    return found
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_every_name_in_backticks_exists(page, names_in_the_code):
+    text = read(page)
+    examples = set(re.findall(r"\w+", "".join(FENCED.findall(text))))
+    prose = FENCED.sub("", text)
+    # Names of files and arrays in files are checked, or shown, elsewhere.
+    names = {n for n in NAME.findall(prose) if not re.search(r"\.(py|npz|npy)$|^[Wb]\d$", n)}
+    parts = {part for name in names for part in name.split(".")}
+    assert parts - names_in_the_code - examples - FOREIGN - {"nettrim_solver"} == set()
+    for name in names:
+        if name.startswith("nettrim_solver."):
+            resolve(name)
+
+
+def resolve(name):
+    """The object that a dotted name means."""
+    parts, value = name.split("."), nettrim_solver
+    for i, part in enumerate(parts[1:], start=1):
+        if not hasattr(value, part):
+            importlib.import_module(".".join(parts[: i + 1]))
+        value = getattr(value, part)
+    return value
+
+
+def test_a_stale_name_would_be_found(names_in_the_code):
+    assert "prune_network" in names_in_the_code
+    assert "prune_network_by_hand" not in names_in_the_code
+    with pytest.raises(ModuleNotFoundError):
+        resolve("nettrim_solver.network.prune_network_by_hand")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_blocks_that_need_a_framework_import_what_exists(page):
+    for block in re.findall(r"^```py\n(.*?)^```", read(page), re.MULTILINE | re.DOTALL):
+        for node in ast.walk(ast.parse(block)):
+            if isinstance(node, ast.ImportFrom) and node.module.startswith("nettrim_solver"):
+                for alias in node.names:
+                    resolve(f"{node.module}.{alias.name}")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_results_stand_beside_the_command_that_makes_them(page):
+    text = read(page)
+    for name in set(re.findall(r"benchmarks/results/([a-z_]+)\.\w+", text)):
+        assert re.search(rf"python -m benchmarks {name}\b", text), name
+    if "](gallery/" in text:
+        assert "`python docs/generate.py`" in text
+
+
+def power(value):
+    """A power of ten as TeX."""
+    return f"10^{{{math.log10(value):.0f}}}"
+
+
+def test_constants_that_pages_quote_are_those_of_the_code():
+    from nettrim_solver import certificate, reweighting
+    from nettrim_solver.budget import levels
+    from nettrim_solver.network import allocation, downstream, probing
+    from nettrim_solver.solve import TOLERANCES
+    from nettrim_solver.solvers import admm_mask, iht
+
+    mask, words = admm_mask.Settings(), ("no", "one", "two", "three", "four", "five", "six")
+    gaps = {dtype.name: found["tol_gap"] for dtype, found in TOLERANCES.items()}
+    quoted = {
+        "mathematics/certificate.md": [
+            rf"{power(certificate.RADIUS_FLOOR)} \operatorname{{dist}}",
+            f"at least ${power(certificate.OBJECTIVE_FLOOR)}$",
+            rf"\le {power(certificate.RAY_RESIDUAL)} \|x_i\|",
+        ],
+        "mathematics/reweighting.md": [
+            f"{reweighting.PART} times the {100 * reweighting.QUANTILE:g} % quantile"
+        ],
+        "mathematics/allocation.md": [
+            rf"n \le {allocation.MOST_LAYERS}$",
+            f"{words[len(probing.GRID)].capitalize()} prunings",
+        ],
+        "mathematics/output-weights.md": [f"${downstream.SAMPLES} n$ samples"],
+        "networks.md": [f"at {words[len(probing.GRID)]} sparsities"],
+        "budgets.md": [f"is {levels.LEAST:g} of".replace("e-0", "e-")],
+        "how-to-choose.md": [
+            f"float64 is proved to a gap and violation of {gaps['float64']:g}".replace("e-0", "e-"),
+            f"float32 to {gaps['float32']:g}".replace("e-0", "e-"),
+            f"over {mask.scheduled} of {mask.iterations} iterations",
+            f"each of {iht.Settings().iterations} gradient steps",
+        ],
+    }
+    for page, texts in quoted.items():
+        content = read(ROOT / "docs" / page)
+        assert [text for text in texts if text not in content] == [], page
+
+
+@pytest.mark.parametrize("page", DOCS, ids=lambda p: p.name)
+def test_no_page_is_a_dead_end(page):
+    assert re.search(r"\]\((?!https?:)[\w./-]+\.md", FENCED.sub("", read(page)))
+
+
+def test_the_sources_that_pages_include_are_there():
+    named = re.compile(r"^```\{literalinclude\} (.*?)\n((?::.*\n)*)", re.MULTILINE)
+    included = [(page, *found) for page in DOCS for found in named.findall(read(page))]
+    assert {page.name for page, *_ in included} == {
+        "adding-a-solver.md",
+        "adding-an-activation.md",
+    }
+    for page, path, options in included:
+        source = read(page.parent / path)
+        for text in re.findall(r"-at: '?(.*?)'?\n", options):
+            assert text in source, (page.name, text)
+        for name in re.findall(r":pyobject: (.*)\n", options):
+            assert re.search(rf"^class {name}\b", source, re.MULTILINE), (page.name, name)
+
+
 def test_every_module_is_on_the_page_of_the_architecture():
     named = set()
     for row in read(ROOT / "docs" / "architecture.md").splitlines():
@@ -174,6 +314,7 @@ def test_every_benchmark_command_has_a_module():
         ("docs/how-to-choose.md", FORMULATIONS),
         ("docs/how-to-choose.md", RADII),
         ("docs/mathematics.md", ACTIVATIONS),
+        ("docs/mathematics/pruners.md", [n for n, info in SOLVERS.items() if not info.convex]),
     ],
 )
 def test_tables_are_complete(page, names):

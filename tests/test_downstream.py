@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from nettrim_solver.exceptions import SettingsError
+from nettrim_solver.exceptions import ProblemError, SettingsError
 from nettrim_solver.network import (
     Activate,
     Add,
@@ -17,7 +17,7 @@ from nettrim_solver.network import (
     prune_network,
 )
 from nettrim_solver.network.calibration import Calibration
-from nettrim_solver.network.downstream import downstream_weights
+from nettrim_solver.network.downstream import LEAST, downstream_weights
 from nettrim_solver.pipeline import L0, Pipeline, Refit, Solve
 
 from .tolerances import TOLERANCE
@@ -85,6 +85,36 @@ def test_both_branches_of_a_residual_count():
     found = downstream_weights(network, "first", Calibration(X[:, :6]))
     expected = rows / np.sqrt(np.mean(rows**2))
     assert found == pytest.approx(expected, rel=TOLERANCE["downstream_linear"])
+
+
+def gated():
+    """Return a network whose first two units each move the output for one class of samples only."""
+    return Network([
+        Dense(np.eye(2), np.zeros(2), name="first"), Activate("relu"),
+        Dense(np.eye(2), np.full(2, -0.5), name="gates"), Activate("relu"),
+        Dense(np.array([[1.0, 0.0], [0.0, 2.0]]), np.zeros(2), name="scores"),
+    ])  # fmt: skip
+
+
+def test_data_sorted_by_class_weigh_like_shuffled_data():
+    by_class = np.repeat(np.eye(2), 1500, axis=0)
+    first, second = downstream_weights(gated(), "first", Calibration(by_class))
+    # Of 128 samples that are drawn, the share of a class strays from a half by less than 0.2.
+    assert second / first == pytest.approx(2.0, rel=0.5)
+
+
+def test_the_form_of_the_data_does_not_matter_and_the_seed_does(tmp_path):
+    rng = np.random.default_rng(4)
+    samples = rng.random((700, 2))
+    mapped = np.memmap(tmp_path / "samples", np.float64, "w+", shape=samples.shape)
+    mapped[:] = samples
+    forms = [
+        samples, mapped, [samples[:3], samples[3:]],
+        (samples[i : i + 100] for i in range(0, 700, 100)),
+    ]  # fmt: skip
+    found = [downstream_weights(gated(), "first", Calibration(form), seed=7) for form in forms]
+    assert all(np.array_equal(found[0], other) for other in found[1:])
+    assert not np.array_equal(found[0], downstream_weights(gated(), "first", Calibration(samples)))
 
 
 def test_units_that_move_nothing_still_count():
@@ -182,6 +212,50 @@ def test_an_allocation_measures_with_the_same_weights():
     assert again.budgets == found
 
 
+def test_outputs_that_a_pruned_network_does_not_listen_to_count_little():
+    network = mlp()
+    W = network.layer("scores").W.copy()
+    W[-3:] = 0
+    pruned = network.replace({"scores": (W, network.layer("scores").b)})
+    rows = np.linalg.norm(W, axis=1)
+    Y = np.maximum(X @ network.layer("hidden").W + network.layer("hidden").b, 0)
+    options = {"tolerance": 0.2, "skip": "scores", "n_threads": 1}
+    hidden = prune_network(network, X, output_weights=pruned, **options).layers[0]
+    weights = np.maximum(rows, LEAST * rows.max())
+    expected = 0.2 * np.linalg.norm(Y * weights / np.sqrt(np.mean(weights**2)))
+    assert hidden.epsilon == pytest.approx(expected, rel=TOLERANCE["downstream_linear"])
+    with_other = prune_network(network, X, output_weights="downstream", **options).layers[0]
+    assert abs(with_other.epsilon / expected - 1) > 0.01
+
+
+def test_a_second_pass_with_the_weights_of_the_first_errs_less():
+    """Few weights: most of what a layer could give is not listened to by the next."""
+    rng = np.random.default_rng(6)
+    sizes = (20, 40, 30, 4)
+    operations = []
+    for size, width in zip(sizes, sizes[1:], strict=False):
+        W = rng.standard_normal((size, width)) / np.sqrt(size)
+        operations += [Dense(W, np.zeros(width)), Activate("relu")]
+    network, data = Network(operations[:-1]), rng.standard_normal((600, 20))
+    options = {"sparsity": 0.85, "solver": "alps", "n_threads": 1}
+    first = prune_network(network, data, output_weights="downstream", **options)
+    again = prune_network(network, data, output_weights=first.network, **options)
+    assert again.output_error < first.output_error
+    assert again.settings["output_weights"].startswith("network ")
+
+
+def test_a_checkpoint_knows_the_network_that_gave_the_weights(tmp_path):
+    network, other = mlp(), mlp(np.geomspace(0.5, 2.0, 8))
+    options = {"tolerance": 0.2, "checkpoint": tmp_path, "n_threads": 1}
+    prune_network(network, X, output_weights=network, **options)
+    prune_network(network, X, output_weights=mlp(), **options)
+    with pytest.raises(ProblemError, match="belongs to another run.*output_weights"):
+        prune_network(network, X, output_weights=other, **options)
+
+
 def test_bad_input():
+    stranger = Network([Dense(np.eye(12), np.zeros(12), name="hidden")])
+    with pytest.raises(SettingsError, match="layer 'hidden': output_weights must be a network"):
+        prune_network(mlp(), X, sparsity=0.5, output_weights=stranger)
     with pytest.raises(SettingsError, match="output_weights must be one of .*'equal'"):
         prune_network(mlp(), X, sparsity=0.5, output_weights="upstream")

@@ -10,7 +10,7 @@ import pytest
 
 from nettrim_solver import prune_network
 from nettrim_solver.exceptions import NettrimError, ProblemError
-from nettrim_solver.frameworks import from_keras, keep_zeros_callback, to_keras
+from nettrim_solver.frameworks import from_keras, join_inputs, keep_zeros_callback, to_keras
 from nettrim_solver.frameworks import keras as keras_page
 from nettrim_solver.network import BatchNorm, Dense, Network
 
@@ -320,6 +320,66 @@ def test_layers_that_are_left_to_keras(names):
         assert same == all(np.array_equal(*pair) for pair in zip(*layers, strict=True))
 
 
+def several_inputs(dictionary=False):
+    """An image, numbers, and words that are looked up, merged in several ways."""
+    image, numbers = keras.Input((5, 6, 2), name="image"), keras.Input((4,), name="numbers")
+    words = keras.Input((7,), dtype="int32", name="words")
+    features = L.Conv2D(3, 3, activation="relu")(image)
+    features = L.Concatenate()([features, L.Conv2D(2, 3)(image)])
+    found = L.Dense(5, "relu")(L.Embedding(20, 3)(words))
+    pair = [keras.Input((4,)), keras.Input((5,))]
+    joint = L.Dense(4, "tanh", name="joint")(keras.ops.concatenate(pair, axis=-1))
+    both = keras.Model(pair, joint, name="both")
+    inner = both([numbers, L.GlobalAveragePooling1D()(found)])
+    output = L.Dense(2)(L.Concatenate(axis=1)([inner, L.Flatten()(features), L.Flatten()(found)]))
+    inputs = [words, image, numbers]
+    return keras.Model({one.name: one for one in inputs} if dictionary else inputs, output)
+
+
+@pytest.mark.parametrize("dictionary", [False, True])
+def test_models_with_several_inputs(dictionary):
+    model = random(several_inputs(dictionary))
+    rng = np.random.default_rng(1)
+    given = {
+        "image": rng.standard_normal((SAMPLES, 5, 6, 2)).astype("float32"),
+        "numbers": rng.standard_normal((SAMPLES, 4)).astype("float32"),
+        "words": rng.integers(0, 20, (SAMPLES, 7)),
+    }
+    X = join_inputs(*(given[one.name] for one in model.inputs))
+    ordered = given if dictionary else [given[one.name] for one in model.inputs]
+    network = from_keras(model)
+    assert_close(network(X), outputs(model, ordered))
+    assert "both/joint" in {layer.name for layer in network.layers}
+    pruned = thinned(network)
+    result = to_keras(model, pruned)
+    assert_close(outputs(result, ordered), pruned(X))
+    assert [one.name for one in result.inputs] == [one.name for one in model.inputs]
+    assert from_keras(model, [tuple(one.shape[1:]) for one in model.inputs]).input_shape == (71,)
+
+
+def test_words_are_looked_up():
+    model = random(chain((6,), L.Embedding(9, 4, name="table"), L.Conv1D(3, 2), L.Flatten(),
+                         L.Dense(2)))  # fmt: skip
+    words = np.random.default_rng(0).integers(0, 9, (SAMPLES, 6))
+    network = from_keras(model)
+    assert_close(network(words), outputs(model, words))
+    with pytest.raises(ProblemError, match=r"'table' .* whole numbers from 0 to 8, but gets 9"):
+        network(np.full((1, 6), 9))
+
+
+def test_a_layer_left_to_keras_may_take_integers():
+    inputs = keras.Input((6,), dtype="int32")
+    found = L.Embedding(9, 4, mask_zero=True, name="table")(inputs)
+    model = random(keras.Model(inputs, L.Dense(2)(found)))
+    words = np.random.default_rng(0).integers(0, 9, (SAMPLES, 6))
+    network = from_keras(model, opaque=["table"])
+    assert_close(network(words), outputs(model, words))
+    pruned = thinned(network)
+    assert_close(outputs(to_keras(model, pruned), words), pruned(words))
+    # Nothing looks at the mask, so that the table may as well be the network's.
+    assert_close(from_keras(model)(words), outputs(model, words))
+
+
 class Own(keras.Model):
     def call(self, inputs):
         return inputs
@@ -329,6 +389,10 @@ def reading(build, shape=(4,)):
     return lambda: from_keras(functional(shape, build))
 
 
+def masked(x):
+    return L.Dense(2)(L.GlobalAveragePooling1D()(L.Embedding(5, 3, mask_zero=True)(x)))
+
+
 def shared(x):
     layer = L.Dense(4, name="twice")
     return layer(layer(x))
@@ -336,6 +400,10 @@ def shared(x):
 
 def two_outputs(x):
     return [L.Dense(2)(x), L.Dense(3)(x)]
+
+
+def pooled(size):
+    return chain((size, size, 3), L.Conv2D(2, 3, name="c"), L.GlobalAveragePooling2D())
 
 
 def mixed():
@@ -364,7 +432,16 @@ BAD = {
         lambda: from_keras(functional((4, 3), lambda x: L.LSTM(3, return_state=True)(x)[0]),
                            opaque=["LSTM"]),
         "must return one tensor"),
-    "concatenation": (reading(lambda x: L.Concatenate()([x, x])), r"one tensor, but takes 2"),
+    "concatenated samples": (reading(lambda x: L.Dense(2)(keras.ops.concatenate([x, x], 0))),
+                             "axis must be one of a sample"),
+    "masks": (reading(masked), "masks, which mask_zero=True makes"),
+    "several shapes": (lambda: from_keras(several_inputs(), (4,)), r"\[\(7,\), .*but was \(4,\)"),
+    "no network": (lambda: to_keras(chain((4,), L.Dense(3)), 3), "network must be a Network"),
+    "other inputs": (lambda: to_keras(chain((4,), L.Dense(3, name="d")),
+                                      from_keras(random(chain((5,), L.Dense(3, name="d"))))),
+                     r"'d' has weights of shape \(4, 3\) in the model and .* \(5, 3\)"),
+    "other images": (lambda: to_keras(pooled(9), from_keras(random(pooled(8)))),
+                     r"samples of shape \(8, 8, 3\) where the model takes \(9, 9, 3\)"),
     "product": (reading(lambda x: L.Multiply()([x, x])), "only the sum is supported"),
     "shared": (reading(shared), r"'twice' \(Dense\).*used once"),
     "training": (reading(lambda x: L.Dropout(0.5)(x, training=True)), "training=True"),
@@ -426,7 +503,9 @@ def test_the_five_lines_of_the_docstring():
 
 @pytest.mark.skipif(keras.backend.backend() == "numpy", reason="this backend does not train")
 def test_the_code_of_the_page():
-    page = Path(__file__).parents[1] / "docs" / "frameworks.md"
-    blocks = re.findall(r"^```py\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
-    (code,) = (block for block in blocks if "import keras" in block)
-    exec(code, {})
+    page = (Path(__file__).parents[1] / "docs" / "frameworks.md").read_text()
+    section = page.partition("\n## Keras\n")[2]
+    names = {}
+    for block in re.findall(r"^```py\n(.*?)^```", section, re.MULTILINE | re.DOTALL):
+        exec(block, names)
+    assert sum(int((w == 0).sum()) for w in names["pruned"].get_weights() if w.ndim > 1) > 900

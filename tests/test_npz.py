@@ -21,14 +21,17 @@ from nettrim_solver.network import (
     Affine,
     AveragePool2d,
     BatchNorm,
+    Concatenate,
     Conv2d,
     Dense,
     Dropout,
+    Embedding,
     Flatten,
     GlobalAveragePool,
     MaxPool2d,
     Network,
     Operation,
+    Part,
     Reshape,
     Softmax,
     Transpose,
@@ -62,8 +65,14 @@ def everything():
             Flatten(),
             Reshape((-1, 2)),
             Softmax(axis=0, log=True),
-            Flatten(),
-            Dense(RNG.standard_normal((6, 3)), name="last"),
+            Flatten(name="features"),
+            Part([(4,), (1, 2)], 0, name="begin"),
+            Part([(4,), (1, 2)], 1, inputs="features"),
+            Affine(0.0, 1.0),
+            Embedding(RNG.standard_normal((3, 2))),
+            Flatten(name="rows"),
+            Concatenate(-1, inputs=("begin", "rows")),
+            Dense(RNG.standard_normal((8, 3)), name="last"),
         ],
         input_shape=(8, 9, 3),
     )  # fmt: skip
@@ -141,8 +150,9 @@ def test_the_shipped_network_is_read():
 
 def test_every_operation_has_its_place_in_the_round_trip():
     kinds = {type(op) for op in everything().operations}
-    concrete = {Activate, Add, Affine, AveragePool2d, BatchNorm, Conv2d, Dense, Dropout, Flatten,
-                GlobalAveragePool, MaxPool2d, Reshape, Softmax, Transpose}  # fmt: skip
+    concrete = {Activate, Add, Affine, AveragePool2d, BatchNorm, Concatenate, Conv2d, Dense,
+                Dropout, Embedding, Flatten, GlobalAveragePool, MaxPool2d, Part, Reshape, Softmax,
+                Transpose}  # fmt: skip
     assert kinds == concrete == set(npz.OPERATIONS.values())
 
 

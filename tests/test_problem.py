@@ -203,8 +203,7 @@ def test_levels_of_each_radius_and_formulation(layer):
 
 # The box ---------------------------------------------------------------------------------------
 
-BOXED = ["identity", "relu", "leaky_relu", "prelu", "relu6", "clipped_relu", "hard_tanh",
-         "hard_sigmoid", "tanh", "sigmoid", "softplus", "elu", "gelu", "silu", "box"]  # fmt: skip
+BOXED = [*activations.ACTIVATIONS, "box"]
 
 
 def boxed_problem(name, n_outputs=7):

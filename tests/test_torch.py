@@ -113,6 +113,18 @@ def several(self, x):
     return self.out(hidden.add(x) - 1.5) + self.skip(hidden)
 
 
+def mixed(self, x):
+    y = self.inner(F.gelu(self.outer(x.transpose(1, 2)))).transpose(1, 2)
+    return self.out((x + y).mean(1, keepdim=True).flatten(1) * self.means.flatten()[:2].sum())
+
+
+def concatenated(self, x):
+    vectors = torch.cat([self.a(x), self.b(x) * 2.0], -1)
+    lines = torch.cat([self.c(x), torch.relu(self.d(x))], dim=1)
+    ends = torch.cat((lines, lines + 1), 2)
+    return self.out(torch.cat([vectors.flatten(1), ends.mean(-1)], 1))
+
+
 def activated():
     modules = [nn.ReLU(), nn.ReLU6(), nn.LeakyReLU(0.1), nn.PReLU(6), nn.PReLU(), nn.Hardtanh(),
                nn.Hardtanh(0, 3), nn.Hardsigmoid(), nn.Tanh(), nn.Sigmoid(), nn.Softplus(),
@@ -167,6 +179,25 @@ MODULES = {
         lambda: Forward(functional, conv=nn.Conv2d(3, 4, 3, padding=1), fc=nn.Linear(36, 6),
                 out=nn.Linear(6, 3)),
         IMAGE,
+    ),
+    "vectors": (
+        lambda: chain(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 5), nn.PReLU(3), nn.Linear(5, 5),
+                      nn.BatchNorm1d(3), nn.Softmax(-1), nn.Linear(5, 2)),
+        (3, 4),
+    ),
+    "grid of vectors": (
+        lambda: Forward(lambda self, x: self.out(torch.tanh(self.fc(x)).mean((1, 2))),
+                        fc=nn.Linear(4, 6), out=nn.Linear(6, 3)),
+        (2, 3, 4),
+    ),
+    "mixed vectors": (
+        lambda: Forward(mixed, outer=nn.Linear(6, 9), inner=nn.Linear(9, 6), out=nn.Linear(4, 2)),
+        (6, 4),
+    ),
+    "concatenated": (
+        lambda: Forward(concatenated, a=nn.Linear(7, 4), b=nn.Linear(7, 3), c=nn.Conv1d(3, 4, 3),
+                        d=nn.Conv1d(3, 2, 3), out=nn.Linear(27, 2)),
+        (3, 7),
     ),
     "in place": (lambda: Forward(in_place, fc=nn.Linear(4, 4), out=nn.Linear(4, 2)), (4,)),
     "pooled": (lambda: Forward(pooled, conv=nn.Conv2d(3, 4, 3), out=nn.Linear(4, 2)), IMAGE),
@@ -449,7 +480,10 @@ BAD = {
     "unknown module": (lambda: from_torch(chain(nn.Linear(4, 4), chain(nn.LSTM(4, 4)))),
                        r"module '1.0' \(LSTM\).*not supported; supported are .*Conv2d"),
     "unknown function": (failing(lambda self, x: torch.sin(x)), r"function 'sin'.*not supported"),
-    "list": (failing(lambda self, x: torch.cat([x, x])), r"function 'cat'.*not supported"),
+    "samples put together": (failing(lambda self, x: torch.cat([x, x])), "'cat'.*was 0"),
+    "with a constant": (failing(lambda self, x: torch.cat([x, self.means.flatten()], 1)),
+                        "with signals alone"),
+    "mean": (failing(lambda self, x: x.mean(1)), "means are supported over all positions"),
     "decision": (failing(lambda self, x: x if x.sum() > 0 else -x), "torch.fx can trace"),
     "two outputs": (failing(lambda self, x: (x + 1, x)), "must return one tensor"),
     "input shape": (lambda: from_torch(nn.Conv2d(3, 4, 3)), r"input_shape must be given"),
@@ -475,7 +509,10 @@ BAD = {
     "parametrization": (parametrized, "remove_parametrizations"),
     "no zeros": (lambda: keep_zeros(nn.Linear(4, 3)), "must have weights that are zero"),
     "other layers": (lambda: to_torch(nn.Linear(4, 3), Network([Dense(np.ones((4, 3)))])),
-                     "must have the layers"),
+                     "must have the layers of the module, but 'linear' has weights of shape"),
+    "other inputs": (lambda: to_torch(nn.Linear(4, 3), from_torch(nn.Linear(5, 3))),
+                     r"network must be the one of this module.*'linear'.*\(4,\), but gets \(5,\)"),
+    "no network": (lambda: to_torch(nn.Linear(4, 3), 3), "network must be a Network, but was a"),
     "intercept": (lambda: to_torch(nn.Linear(4, 3, bias=False),
                                    Network([Dense(np.ones((4, 3)), np.ones(3), name="linear")])),
                   "has an intercept"),
@@ -511,9 +548,19 @@ def test_the_eight_lines_of_the_docstring():
     assert tuned == [names["pruned"]] and (names["pruned"][3].weight == 0).any()
 
 
-@pytest.mark.parametrize("name", ["networks", "frameworks"])
-def test_the_code_of_the_pages(name):
-    page = Path(__file__).parents[1] / "docs" / f"{name}.md"
+def test_the_code_of_the_page_on_networks():
+    page = Path(__file__).parents[1] / "docs" / "networks.md"
     blocks = re.findall(r"^```py\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
     (code,) = (block for block in blocks if "import torch" in block)
     exec(code, {})
+
+
+def test_the_code_of_the_page_on_frameworks():
+    page = (Path(__file__).parents[1] / "docs" / "frameworks.md").read_text()
+    section = page.partition("\n## PyTorch\n")[2].partition("\n## ")[0]
+    blocks = re.findall(r"^```py\n(.*?)^```", section, re.MULTILINE | re.DOTALL)
+    assert len(blocks) == 3
+    names = {}
+    for block in blocks:
+        exec(block, names)
+    assert (names["pruned"][4].weight == 0).any() and (names["sparse"].scores.weight == 0).any()

@@ -2,7 +2,6 @@
 
 import re
 import warnings
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -182,6 +181,21 @@ def test_a_recorded_network_does_not_change_with_its_module():
     assert repr(other.output) != repr(network.output)  # Checkpoints tell them apart.
 
 
+def test_parts_may_have_the_name_of_the_input():
+    def forward(self, x):
+        return self.last(self.input_1(torch.relu(self.input(x))))
+
+    parts = {"input": nn.Linear(4, 5), "input_1": nn.Linear(5, 4)}
+    module, X = Of(forward, **parts), samples((4,))
+    for flag in (True, False):
+        network = from_torch(module, (4,), record=flag)
+        assert [layer.name for layer in network.layers] == ["input_2", "input_1", "last"]
+        pruned = prune_network(network, X, solver="magnitude", sparsity=0.5).network
+        found = to_torch(module, pruned)
+        np.testing.assert_array_equal(found.input.weight == 0, pruned.layer("input_2").W.T == 0)
+        np.testing.assert_array_equal(found.input_1.weight == 0, pruned.layer("input_1").W.T == 0)
+
+
 def test_a_layer_that_takes_no_samples_stays():
     """As that which a parameter goes through, the same for all samples."""
     module = Of(lambda self, x: self.last(x) + self.fc(self.query), shared=nn.Linear(4, 4))
@@ -205,16 +219,6 @@ def test_an_interrupted_run_goes_on(tmp_path):
         with torch.no_grad():
             other.encoder.norm1.weight += 1
         prune_network(from_torch(other, (3, 4), record=True), X, **settings)
-
-
-def test_the_code_of_the_page():
-    page = (Path(__file__).parents[1] / "docs" / "frameworks.md").read_text()
-    blocks = re.findall(r"^```py\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
-    names = {}
-    for block in blocks:
-        if "import torch" in block or "record=True" in block:
-            exec(block, names)
-    assert names["network"].output.left == {} and (names["pruned"][4].weight == 0).any()
 
 
 class Of(nn.Module):

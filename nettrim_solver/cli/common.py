@@ -120,6 +120,9 @@ def check_writable(path: Path, *sources: Path) -> None:
     """Raise now, not after the work, if no file can be put at `path`, or if it is a source."""
     if path.is_dir():
         raise IsADirectoryError(f"cannot write {path}: it is a folder")
+    if path.exists() and not path.is_file():
+        # The file would take the place of a device or pipe.
+        raise OSError(f"cannot write {path}: it is no ordinary file")
     for source in sources:
         if path.exists() and source.exists() and path.samefile(source):
             raise UsageError(f"cannot write {path}: it is read as well")

@@ -7,6 +7,7 @@ A file is named ``inputs.npy``, ``data.npz`` or ``data.npz:NAME``, with labels
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -105,10 +106,12 @@ def read_samples(
         _check_shape(X, model.network)
         # What Calibration finds out, such as NaN, is said with the name of the file.
         Calibration(X, model.network)
+        _check_size(X, model.network)
     except ProblemError as error:
-        text = str(error).replace("the calibration data", "the samples")
+        text = str(error).replace("the calibration data", "the array")
         text = text if str(path) in text else f"{path}: {text}"
-        raise ProblemError(f"{flag} {text}") from None
+        separator = " " if text.startswith(str(path)) else ": "
+        raise ProblemError(f"{flag}{separator}{text}") from None
     return Samples(X, labels, source)
 
 
@@ -143,8 +146,10 @@ def _load_npy(path: Path) -> NDArray[Any]:
     except PermissionError as error:
         raise ProblemFileError(f"{path}: {error.strerror}") from None
     except Exception as error:
-        # A damaged header makes numpy's parser raise nearly anything.
-        raise ProblemFileError(f"{path} must be an .npy file of numbers: {error}") from None
+        # A damaged header makes numpy's parser raise nearly anything; what it takes for a pickle,
+        # which may be any text, it would advise to trust.
+        reason = "it is none, or pickled" if "allow_pickle" in str(error) else error
+        raise ProblemFileError(f"{path} must be an .npy file of numbers: {reason}") from None
 
 
 def _samples_of(
@@ -192,6 +197,17 @@ def _check_shape(X: NDArray[Any], network: Network) -> None:
     raise ProblemError(
         f"the samples must have shape (n_samples, {sizes}), but have shape {X.shape}{remedy}"
     )
+
+
+def _check_size(X: NDArray[Any], network: Network) -> None:
+    """Raise for samples whose squares overflow, as those of a damaged file do."""
+    largest = max(float(X.max()), -float(X.min())) if X.dtype.kind == "f" else 0.0
+    limit = math.sqrt(np.finfo(network.dtype).max)
+    if largest > limit:
+        raise ProblemError(
+            f"the array must have entries of at most {limit:.2g} in size, whose squares "
+            f"{network.dtype} holds, but one has {largest:.2g}"
+        )
 
 
 @dataclass(frozen=True, eq=False)

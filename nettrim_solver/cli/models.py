@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..exceptions import ProblemError
 from .common import UsageError, given_options
 
 if TYPE_CHECKING:
@@ -22,7 +23,9 @@ def add_model(command: Any) -> None:
     command.add_argument("model", type=Path, metavar="MODEL", help="model file")
     command.add_argument("--trust", action="store_true",
                          help="read .joblib and .pkl files, running the code in them")  # fmt: skip
-    command.add_argument("--onnx-input", metavar="NAME", help="input, of a model with several")
+    command.add_argument("--onnx-input", metavar="NAME", help="input for the samples, of several")
+    command.add_argument("--onnx-constants", type=Path, metavar="FILE",
+                         help="values of all other inputs, .npz with their names")  # fmt: skip
     command.add_argument("--onnx-output", metavar="NAME", help="output, of a model with several")
     command.add_argument("--input-shape", type=int, nargs="+", metavar="N",
                          help="shape of a sample, where an ONNX model leaves it open")  # fmt: skip
@@ -30,8 +33,16 @@ def add_model(command: Any) -> None:
 
 def onnx_options(arguments: argparse.Namespace) -> dict[str, Any]:
     """Return how an ONNX model is to be read."""
+    from ..problem_file import load_arrays
+
     names = {"onnx_input": "input", "onnx_output": "output", "input_shape": "input_shape"}
-    return {names[name]: value for name, value in given_options(arguments, names).items()}
+    found = {names[name]: value for name, value in given_options(arguments, names).items()}
+    if arguments.onnx_constants is not None:
+        try:
+            found["constants"] = load_arrays(arguments.onnx_constants, "an archive of arrays")
+        except ProblemError as error:
+            raise ProblemError(f"--onnx-constants: {error}") from None
+    return found
 
 
 def add_model_options(command: Any) -> None:
@@ -59,8 +70,8 @@ def sources_of(arguments: argparse.Namespace) -> list[Path]:
     from .data import path_of
 
     data = given_options(arguments, (n for n in DATA if hasattr(arguments, n))).values()
-    recipe = getattr(arguments, "recipe", None)
-    return [arguments.model, *map(path_of, data), *([] if recipe is None else [recipe])]
+    others = (getattr(arguments, "recipe", None), arguments.onnx_constants)
+    return [arguments.model, *map(path_of, data), *(path for path in others if path is not None)]
 
 
 def read_file(arguments: argparse.Namespace) -> ModelFile:

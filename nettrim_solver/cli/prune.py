@@ -100,8 +100,12 @@ def run(arguments: argparse.Namespace) -> int:
     from .. import terminal
     from ..network import plan_network, prune_network
     from .data import read_samples
+    from .recipe import BUDGETS
 
     given = prune_arguments(arguments)
+    if arguments.recipe is None and not any(name in given for name in BUDGETS):
+        options = ", ".join(f"--{name.replace('_', '-')}" for name in BUDGETS)
+        raise UsageError(f"give a budget, one of {options}, or a --recipe that holds one")
     _check_files(arguments, given.get("checkpoint"))
     model, calibration, validation, score = read_data(arguments)
     heldout = None if _is_chosen(given) else validation

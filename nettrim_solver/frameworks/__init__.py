@@ -3,6 +3,7 @@
 A module imports its framework only when it is called.
 """
 
+from ..network.gathering import join_inputs
 from .keras import from_keras, keep_zeros_callback, to_keras
 from .npz import from_npz, to_npz
 from .onnx import from_onnx, inspect_onnx, to_onnx
@@ -20,6 +21,7 @@ __all__ = [
     "from_sklearn",
     "from_torch",
     "inspect_onnx",
+    "join_inputs",
     "keep_zeros",
     "keep_zeros_callback",
     "to_keras",

@@ -33,6 +33,7 @@ from ..network import Network
 from ..problem_file import whole_file
 from ..storage import load_sparse, save_sparse
 from .npz import from_npz, to_npz
+from .onnx_input import initial_values
 from .sklearn import calibration_inputs, from_sklearn, to_sklearn
 
 _TORCH = (
@@ -195,18 +196,16 @@ class OnnxFile(ModelFile):
 
     @property
     def input_names(self) -> tuple[str, ...]:
-        """The input that the network was read from, or all that the graph has."""
-        if self.options.get("input") is not None:
-            return (self.options["input"],)
-        weights = {tensor.name for tensor in self.model.graph.initializer}
-        return tuple(one.name for one in self.model.graph.input if one.name not in weights)
+        """The input that the network was read from."""
+        known = {*initial_values(self.model), *self.options.get("constants", ())}
+        return tuple(one.name for one in self.model.graph.input if one.name not in known)
 
     def write(self, network: Network, path: str | os.PathLike[str], sparse: bool = False) -> str:
         """Write the graph with the pruned weights."""
         from .onnx import to_onnx
         from .onnx_write import why_dense
 
-        chosen = {name: self.options.get(name) for name in ("input", "output")}
+        chosen = {name: self.options.get(name) for name in ("input", "output", "constants")}
         written = to_onnx(self.model, network, path, sparse, **chosen)
         return why_dense(written) if sparse and not written.graph.sparse_initializer else ""
 
@@ -221,7 +220,8 @@ def read_model(path: str | os.PathLike[str], *, trust: bool = False, **options: 
     trust : bool
         Whether a file may be read that runs code when it is: that is what pickles do.
     **options
-        Of ONNX models: ``input``, ``output`` and ``input_shape``, as :func:`.from_onnx`.
+        Of ONNX models: ``input``, ``output``, ``input_shape`` and ``constants``, as
+        :func:`.from_onnx`.
 
     Raises
     ------
@@ -283,6 +283,8 @@ def _checked(path: Path, trust: bool, options: Mapping[str, Any]) -> Path:
         raise ProblemFileError(f"there is no file {path}")
     if path.is_dir():
         raise ProblemFileError(f"{path} is a folder; a model is a file")
+    if path.is_file() and not path.stat().st_size:
+        raise ProblemFileError(f"{path} is empty")
     if suffix in PICKLES and not trust:
         raise SettingsError(
             f"{path} is a pickle, and reading one runs any code that it holds: if you know where "

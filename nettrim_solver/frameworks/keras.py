@@ -13,35 +13,38 @@ Keras itself is imported when a function is called.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import contextlib
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
-from ..exceptions import ProblemError
-from ..network import Network
+from ..exceptions import NettrimError, ProblemError
+from ..network import Network, Part
+from ..network.gathering import split
+from ..network.graph import check_network
 from ..network.operations import Shape
-from .keras_graph import check_model, trace
+from .keras_graph import Traced, check_model, fits, given_shapes, input_names, own_shapes, trace
 from .keras_layers import import_keras
 from .opaque import Opaque, first_line
-from .round_trip import changed_arrays, check_agreement, probe_samples
+from .round_trip import changed_arrays, check_agreement, check_layers, probe_samples
 
 __all__ = ["from_keras", "keep_zeros_callback", "to_keras"]
 
 
 def from_keras(
-    model: Any, input_shape: Iterable[int] | None = None, *, opaque: Iterable[str] = ()
+    model: Any, input_shape: Iterable[Any] | None = None, *, opaque: Iterable[str] = ()
 ) -> Network:
     """Return the network that a model computes at inference.
 
     Parameters
     ----------
     model : keras.Model
-        Sequential or functional, built, with one input and one output; models inside it are
-        entered. Its weights are float32 or float64. It is not changed.
+        Sequential or functional, built, with one output; models inside it are entered. Its weights
+        are float32 or float64. It is not changed.
     input_shape : tuple of int, optional
         The shape of one sample, without the samples: (32, 32, 3). Needed where the model leaves it
-        open.
+        open. Of a model with several inputs a list, in the order of ``model.inputs``.
     opaque : iterable of str
         Layers, or models inside the model, that Keras itself is to compute, each as one operation
         of the network that takes one tensor and gives one. **Nothing inside them is pruned.**
@@ -51,9 +54,11 @@ def from_keras(
     Returns
     -------
     Network
-        It takes the samples that the model takes, images with their channels last. Layers have
-        the names of the model's (``"conv2d"``; ``"inner/dense"`` in a model inside); an activation
-        of theirs is an operation of its own (``"conv2d.relu"``). A 1-d convolution becomes a 2-d
+        It takes the samples that the model takes, images with their channels last; those of
+        several inputs joined, in the order of ``model.inputs``, see :func:`.join_inputs`. Layers
+        have the names of the model's (``"conv2d"``; ``"inner/dense"`` in a model inside); an
+        activation of theirs is an operation of its own (``"conv2d.relu"``). A 1-d convolution
+        becomes a 2-d
         one of height 1, a dense layer on images or sequences one of size 1.
 
     Raises
@@ -72,8 +77,10 @@ def from_keras(
     Graphics cards may multiply with fewer digits than float32 has: where the outputs then seem to
     differ, read the model on the CPU.
     """
-    network = trace(model, input_shape, opaque).network
-    _check_outputs(model, network, network.input_shape)
+    check_model(model)
+    shapes = own_shapes(model) if input_shape is None else given_shapes(model, input_shape)
+    network = trace(model, shapes, opaque).network
+    _check_outputs(model, network, shapes)
     return network
 
 
@@ -100,9 +107,9 @@ def to_keras(model: Any, network: Network) -> Any:
         If names or shapes differ, or the result does not compute what the network does.
     """
     check_model(model)
+    check_network(network)
     clone = _copy(model)
-    opaque = [op.function.path for op in network.operations if isinstance(op, Opaque)]
-    traced = trace(clone, network.input_shape, opaque)
+    traced, shapes = _read_again(clone, network)
 
     def holds(name: str, field: str) -> bool:
         return field in traced.parts[name].variables
@@ -110,8 +117,27 @@ def to_keras(model: Any, network: Network) -> Any:
     for name, field, values in changed_arrays("model", traced.network, network, holds):
         part = traced.parts[name]
         part.variables[field].assign(part.in_order(field, values))
-    _check_outputs(clone, network, traced.network.input_shape)
+    _check_outputs(clone, network, shapes)
     return clone
+
+
+def _read_again(model: Any, network: Network) -> tuple[Traced, tuple[Shape, ...]]:
+    """Return what a network was read from, and the shapes of its inputs; raise for another one."""
+    opaque = [op.function.path for op in network.operations if isinstance(op, Opaque)]
+    shapes = next((op.shapes for op in network.operations if isinstance(op, Part)), None)
+    shapes = (network.input_shape or (),) if shapes is None else tuple(shapes)
+    if fits(model, shapes):
+        return trace(model, shapes, opaque), shapes
+    traced = None
+    with contextlib.suppress(NettrimError):
+        traced = trace(model, None, opaque)
+    if traced is not None:
+        check_layers("model", traced.network, network)
+    own = [tuple(one.shape)[1:] for one in model.inputs]
+    raise ProblemError(
+        f"network must be the one of this model, but takes samples of shape "
+        f"{' and '.join(map(str, shapes))} where the model takes {' and '.join(map(str, own))}"
+    )
 
 
 def keep_zeros_callback(model: Any) -> Any:
@@ -170,12 +196,16 @@ def keep_zeros_callback(model: Any) -> Any:
 def _copy(model: Any) -> Any:
     """Return a model with the same layers, names and weights, not compiled."""
     keras = import_keras()
-    (given,) = model.inputs
-    named = [layer.name for layer in model.layers if isinstance(layer, keras.layers.InputLayer)]
+    names = input_names(model)
     # Left alone, clone_model gives an input that was not named by the user another name.
-    begin = keras.Input(batch_shape=given.shape, dtype=given.dtype, name=(named or [None])[0])
+    begin = None
+    if names:
+        begin = keras.tree.map_structure(
+            lambda x: keras.Input(batch_shape=x.shape, dtype=x.dtype, name=names.get(id(x))),
+            model.input,
+        )
     try:
-        clone = keras.models.clone_model(model, input_tensors=begin if named else None)
+        clone = keras.models.clone_model(model, input_tensors=begin)
     except Exception as error:
         # Whatever the code of a layer that is no part of Keras raises.
         raise ProblemError(
@@ -188,11 +218,13 @@ def _copy(model: Any) -> Any:
     return clone
 
 
-def _check_outputs(model: Any, network: Network, shape: Shape | None) -> None:
+def _check_outputs(model: Any, network: Network, shapes: Sequence[Shape]) -> None:
     """Raise unless the model computes what the network does, on random inputs."""
-    assert shape is not None
-    X = probe_samples(network, shape)
-    outputs = model(X, training=False)
+    keras = import_keras()
+    X = probe_samples(network)
+    parts = split(X, shapes)
+    given = parts[0] if len(parts) == 1 else keras.tree.pack_sequence_as(model.input, parts)
+    outputs = model(given, training=False)
     if not hasattr(outputs, "shape"):
         raise ProblemError(f"model must return one tensor, but returns {type(outputs).__name__}")
-    check_agreement("model", np.asarray(import_keras().ops.convert_to_numpy(outputs)), network, X)
+    check_agreement("model", np.asarray(keras.ops.convert_to_numpy(outputs)), network, X)

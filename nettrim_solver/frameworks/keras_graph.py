@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import operator
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -13,14 +13,24 @@ from typing import Any
 import numpy as np
 
 from ..exceptions import ProblemError, UnsupportedError
-from ..network import Activate, Add, Affine, Network, Operation, Reshape, Transpose
+from ..network import (
+    Activate,
+    Add,
+    Affine,
+    Concatenate,
+    Network,
+    Operation,
+    Part,
+    Reshape,
+    Transpose,
+)
 from ..network.operations import Shape
 from ..network.wiring import INPUT
 from .keras_layers import (
     ACTIVATIONS,
     READERS,
+    Arrays,
     Form,
-    Part,
     Signal,
     activation,
     added,
@@ -41,11 +51,11 @@ class Traced:
     """A network, and what its layers and batch normalisations were made of, by name."""
 
     network: Network
-    parts: dict[str, Part]
+    parts: dict[str, Arrays]
 
 
 def check_model(model: Any) -> None:
-    """Raise unless this is a built keras.Model with a graph of one input and one output."""
+    """Raise unless this is a built keras.Model with a graph and one output."""
     keras = import_keras()
     if not isinstance(model, keras.Model):
         raise ProblemError(
@@ -63,19 +73,23 @@ def check_model(model: Any) -> None:
             f"model {type(model).__name__} must be Sequential or functional, made by "
             "keras.Model(inputs, outputs): one with a call of its own has no graph to read"
         )
-    for what, tensors in (("input", inputs), ("output", outputs)):
-        if len(tensors) != 1:
-            raise UnsupportedError(
-                f"model must have one {what}, but has {len(tensors)}: "
-                f"{[tensor.name for tensor in tensors]}; read a part of it, as "
-                "keras.Model(model.inputs[0], model.get_layer(...).output) makes one"
-            )
+    if len(outputs) != 1:
+        raise UnsupportedError(
+            f"model must have one output, but has {len(outputs)}: "
+            f"{[tensor.name for tensor in outputs]}; read a part of it, as "
+            "keras.Model(model.inputs, model.get_layer(...).output) makes one"
+        )
 
 
-def trace(
-    model: Any, input_shape: Iterable[int] | None = None, opaque: Iterable[str] = ()
-) -> Traced:
+def trace(model: Any, shapes: Sequence[Shape] | None = None, opaque: Iterable[str] = ()) -> Traced:
     """Return what a model computes as a network.
+
+    Parameters
+    ----------
+    model, opaque
+        See :func:`.from_keras`.
+    shapes : sequence of shapes, optional
+        Of one sample of every input; those of the model if omitted.
 
     Raises
     ------
@@ -83,15 +97,15 @@ def trace(
         See :func:`.from_keras`.
     """
     check_model(model)
-    shape = _shape(model, input_shape)
     reading = _Reading(opaque_names(opaque, _parts(model)))
-    result = reading.walk(model, Signal(INPUT, shape))
+    signals = reading.enter(model, own_shapes(model) if shapes is None else tuple(shapes))
+    result = reading.walk(model, signals)
     if any(result.padding):
         raise UnsupportedError("model must not end with a layer that adds zeros")
     reading.formed(result, "plain")
     if not reading.operations:
         raise ProblemError("model must have a layer, but has none")
-    return Traced(Network(reading.operations, shape), reading.parts)
+    return Traced(reading.finished(), reading.parts)
 
 
 def _parts(model: Any, prefix: str = "") -> dict[str, Any]:
@@ -106,28 +120,53 @@ def _parts(model: Any, prefix: str = "") -> dict[str, Any]:
     return found
 
 
-def _shape(model: Any, given: Iterable[int] | None) -> Shape:
-    """Return the shape of one sample; what the model leaves open must be given."""
-    own = tuple(model.inputs[0].shape)[1:]
-    if given is None:
-        if None in own or not own:
-            raise ProblemError(
-                f"input_shape must be given, since the model leaves it open: {own}; the shape of "
-                "one sample without the samples, such as (32, 32, 3)"
-            )
-        return tuple(int(n) for n in own)
-    try:
-        shape = tuple(operator.index(n) for n in given)
-    except TypeError:
-        shape = ()
-    fits = len(shape) == len(own) and all(
-        n > 0 and n in (m, n if m is None else m) for n, m in zip(shape, own, strict=True)
-    )
-    if not fits:
+def own_shapes(model: Any) -> tuple[Shape, ...]:
+    """Return the shapes of one sample of a model's inputs, or raise if it leaves any open."""
+    shapes = [tuple(one.shape)[1:] for one in model.inputs]
+    if any(None in shape for shape in shapes) or shapes == [()]:
         raise ProblemError(
-            f"input_shape must be the shape of one sample of the model, {own}, but was {given!r}"
+            f"input_shape must be given, since the model leaves it open: {_one(shapes)}; the shape "
+            "of one sample without the samples, such as (32, 32, 3), of several inputs a list"
         )
-    return shape
+    return tuple(tuple(int(n) for n in shape) for shape in shapes)
+
+
+def given_shapes(model: Any, input_shape: Any) -> tuple[Shape, ...]:
+    """Return the shapes of one sample of a model's inputs as they were given, or raise."""
+    several = len(model.inputs) > 1
+    try:
+        given = list(input_shape) if several else [input_shape]
+        shapes = tuple(tuple(operator.index(n) for n in one) for one in given)
+    except TypeError:
+        shapes = ()
+    if not fits(model, shapes):
+        own = [tuple(one.shape)[1:] for one in model.inputs]
+        raise ProblemError(
+            f"input_shape must be the shape of one sample of the model, {_one(own)}, but was "
+            f"{input_shape!r}"
+        )
+    return shapes
+
+
+def input_names(model: Any) -> dict[int, str]:
+    """Return the names of a model's input layers, by the id of the tensor that each gives."""
+    inputs = import_keras().layers.InputLayer
+    return {id(one.output): str(one.name) for one in model.layers if isinstance(one, inputs)}
+
+
+def fits(model: Any, shapes: Sequence[Shape]) -> bool:
+    """Return whether samples of these shapes fit a model's inputs."""
+    own = [tuple(one.shape)[1:] for one in model.inputs]
+    return len(shapes) == len(own) and all(
+        len(shape) == len(mine)
+        and all(n > 0 and m in (None, n) for n, m in zip(shape, mine, strict=True))
+        for shape, mine in zip(shapes, own, strict=True)
+    )
+
+
+def _one(values: list[Any]) -> Any:
+    """Return the only value, or all of several."""
+    return values[0] if len(values) == 1 else values
 
 
 @dataclass
@@ -136,17 +175,41 @@ class _Reading:
 
     opaque: frozenset[str] = frozenset()
     operations: list[Operation] = field(default_factory=list)
-    parts: dict[str, Part] = field(default_factory=dict)
+    parts: dict[str, Arrays] = field(default_factory=dict)
     names: set[str] = field(default_factory=lambda: {INPUT})
     seen: set[int] = field(default_factory=set)
     converted: dict[tuple[str, Form], Signal] = field(default_factory=dict)
+    shape: Shape = ()
+    integers: set[str] = field(default_factory=set)
 
-    def walk(self, model: Any, signal: Signal, prefix: str = "") -> Signal:
-        """Return what a model makes of a signal, layer by layer; models inside are entered."""
+    def enter(self, model: Any, shapes: tuple[Shape, ...]) -> list[Signal]:
+        """Return the inputs of a model, taken from that of the network."""
+        self.shape = shapes[0] if len(shapes) == 1 else (sum(map(math.prod, shapes)),)
+        signals, names = [Signal(INPUT, self.shape)], input_names(model)
+        if len(shapes) > 1:
+            signals = [
+                self._append(Part(shapes, index), names.get(id(tensor), tensor.name), *signals)
+                for index, tensor in enumerate(model.inputs)
+            ]
+        self.integers = {
+            signal.name
+            for signal, tensor in zip(signals, model.inputs, strict=True)
+            if "int" in str(tensor.dtype)
+        }
+        return signals
+
+    def finished(self) -> Network:
+        """Return the network; inputs that nothing takes are left out."""
+        used = {source for op in self.operations for source in op.inputs}
+        operations = [op for op in self.operations if not isinstance(op, Part) or op.name in used]
+        return Network(operations, self.shape)
+
+    def walk(self, model: Any, signals: list[Signal], prefix: str = "") -> Signal:
+        """Return what a model makes of signals, layer by layer; models inside are entered."""
         function = import_keras().Function(model.inputs, model.outputs)
         # What clone_model itself uses to call something else than the layers.
         (result,) = function._run_through_graph(
-            [signal], operation_fn=lambda layer: partial(self._call, layer, prefix)
+            signals, operation_fn=lambda layer: partial(self._call, layer, prefix)
         )
         assert isinstance(result, Signal)
         return result
@@ -156,22 +219,30 @@ class _Reading:
         name = f"{prefix}{layer.name}"
         with _located(name, layer, name in self.opaque):
             for key, value in kwargs.items():
-                if value is not None and value is not False:
+                # Of several tensors a list of no masks.
+                flat = import_keras().tree.flatten(value)
+                if any(one is not None and one is not False for one in flat):
                     raise UnsupportedError(f"its argument {key}={value!r} is not supported")
-            given = _flat(args)
+            given = import_keras().tree.flatten(args)
             if name in self.opaque:
                 return self._opaque(layer, name, given)
             if not isinstance(layer, import_keras().Model):
                 return self._layer(layer, name, given)
             check_model(layer)
             self._once(layer)
-        return self.walk(layer, given[0], f"{name}/")
+            if len(given) != len(layer.inputs) or not all(isinstance(x, Signal) for x in given):
+                raise UnsupportedError(f"it must take {len(layer.inputs)} tensors of the model")
+        return self.walk(layer, given, f"{name}/")
 
     def _layer(self, layer: Any, name: str, given: list[Any]) -> Signal:
         """Return what a layer, which is no model, makes of signals."""
         kind = kind_of(layer)
         if kind in ARITHMETIC:
             return self._arithmetic(kind, name, given)
+        if kind == "NotEqual":
+            raise UnsupportedError("masks, which mask_zero=True makes, are not supported")
+        if kind == "Concatenate":
+            return self._concatenated(layer, name, given)
         if len(given) != 1 or not isinstance(given[0], Signal):
             raise UnsupportedError(f"it must take one tensor, but takes {len(given)}")
         signal = given[0]
@@ -212,7 +283,8 @@ class _Reading:
         signal = self.formed(given[0], "plain")
         if any(signal.padding):
             raise UnsupportedError("it stands behind a layer that adds zeros")
-        return self._append(opaque_operation(name, layer, signal.shape), name, signal)
+        operation = opaque_operation(name, layer, signal.shape, signal.name in self.integers)
+        return self._append(operation, name, signal)
 
     def _once(self, owner: Any) -> None:
         if id(owner) in self.seen:
@@ -279,6 +351,20 @@ class _Reading:
         self.converted[found.name, signal.form] = signal
         return found
 
+    def _alike(self, signals: list[Signal]) -> list[Signal]:
+        """Return signals in one form."""
+        form = next((one.form for one in signals if one.form != "plain"), signals[0].form)
+        return [self.formed(one, form) for one in signals]
+
+    def _concatenated(self, layer: Any, name: str, given: list[Any]) -> Signal:
+        """Return signals put together along one axis."""
+        if not all(isinstance(one, Signal) and not any(one.padding) for one in given):
+            raise UnsupportedError("it must take tensors of the model, none with zeros added")
+        signals = self._alike(given)
+        if len(signals) == 1:
+            return signals[0]
+        return self._append(Concatenate(signals[0].axis(layer.axis)), name, *signals)
+
     def _arithmetic(self, kind: str, name: str, given: list[Any]) -> Signal:
         """Return a sum of signals, or a signal with a constant."""
         signals = [one for one in given if isinstance(one, Signal)]
@@ -287,8 +373,7 @@ class _Reading:
         if len(signals) == len(given):
             if kind != "Add":
                 raise UnsupportedError("of several tensors only the sum is supported")
-            form = next((one.form for one in signals if one.form != "plain"), signals[0].form)
-            return self._append(Add(), name, *(self.formed(one, form) for one in signals))
+            return self._append(Add(), name, *self._alike(signals))
         first = isinstance(given[0], Signal)
         signal = self.formed(signals[0], "plain")
         constant = given[1] if first else given[0]
@@ -324,14 +409,6 @@ def _located(name: str, layer: Any, opaque: bool) -> Iterator[None]:
         raise ProblemError(f"{where}: {error}") from None
 
 
-def _flat(args: Any) -> list[Any]:
-    """Return the arguments of a layer, lists taken apart."""
-    found: list[Any] = []
-    for arg in args:
-        found += arg if isinstance(arg, (list, tuple)) else [arg]
-    return found
-
-
 def _check_plain(layer: Any) -> None:
     """Raise if a layer's kernel is not all that it computes with."""
     if getattr(layer, "quantization_mode", None):
@@ -347,5 +424,5 @@ def _check_plain(layer: Any) -> None:
 
 def _names() -> str:
     """Return all that is supported, for messages."""
-    layers = {*READERS, *ARITHMETIC, "ZeroPadding1D", "ZeroPadding2D", "Activation"}
+    layers = {*READERS, *ARITHMETIC, "Concatenate", "ZeroPadding1D", "ZeroPadding2D", "Activation"}
     return f"{', '.join(sorted(layers))}; and the activations {', '.join(sorted(ACTIVATIONS))}"

@@ -25,6 +25,7 @@ from ..network import (
     Conv2d,
     Dense,
     Dropout,
+    Embedding,
     Flatten,
     GlobalAveragePool,
     MaxPool2d,
@@ -90,7 +91,7 @@ class Signal:
 
 
 @dataclass(frozen=True)
-class Part:
+class Arrays:
     """The arrays of a Keras layer that an operation was made of.
 
     Attributes
@@ -118,7 +119,7 @@ class Step(NamedTuple):
 
     operation: Operation
     suffix: str = ""
-    part: Part | None = None
+    part: Arrays | None = None
 
 
 def import_keras() -> Any:
@@ -151,7 +152,7 @@ def _taken(kernel: Any, bias: Any, axes: tuple[int, ...], W_shape: Any = None) -
     W = array(kernel).transpose(axes)
     W = W if W_shape is None else W.reshape(W_shape(W.shape))
     variables = {"W": kernel} if bias is None else {"W": kernel, "b": bias}
-    return W, None if bias is None else array(bias), Part(variables, axes)
+    return W, None if bias is None else array(bias), Arrays(variables, axes)
 
 
 def _dense(layer: Any, signal: Signal) -> Iterator[Step]:
@@ -213,7 +214,12 @@ def _normalisation(layer: Any, signal: Signal) -> Iterator[Step]:
     arrays = {name: array(one) for name, one in variables.items()}
     mean = arrays["mean"]
     values: dict[str, Any] = {"scale": np.ones_like(mean), "shift": np.zeros_like(mean), **arrays}
-    yield Step(BatchNorm(**values, eps=float(layer.epsilon)), "", Part(variables))
+    yield Step(BatchNorm(**values, eps=float(layer.epsilon)), "", Arrays(variables))
+
+
+def _embedding(layer: Any, signal: Signal) -> Iterator[Step]:
+    """Yield a table whose rows are looked up."""
+    yield Step(Embedding(array(layer.embeddings)))
 
 
 def _window(layer: Any, signal: Signal, kernel: Any) -> dict[str, Any]:
@@ -446,6 +452,7 @@ READERS: dict[str, Reader] = {
     **_windows(_depthwise, "DepthwiseConv"),
     **_windows(_separable, "SeparableConv"),
     "BatchNormalization": Reader(_normalisation, "channels"),
+    "Embedding": Reader(_embedding, "plain"),
     **_windows(_pooling(MaxPool2d), "MaxPooling"),
     **_windows(_pooling(AveragePool2d), "AveragePooling"),
     **_windows(_global_average, "GlobalAveragePooling"),

@@ -21,10 +21,12 @@ class Evaluated:
     ----------
     path : str
         The layer's name in its model.
+    takes_integers : bool
+        Whether it is given whole numbers, int32.
     """
 
-    def __init__(self, path: str, layer: Any, shape: Shape) -> None:
-        self.path = path
+    def __init__(self, path: str, layer: Any, shape: Shape, takes_integers: bool) -> None:
+        self.path, self.takes_integers = path, takes_integers
         self._layer = layer
         self._has_weights = isinstance(layer, import_keras().layers.Layer)
         if self._has_weights:
@@ -35,7 +37,7 @@ class Evaluated:
 
     def __call__(self, samples: NDArray[Any]) -> NDArray[Any]:
         """Return what the layer makes of samples, one per row."""
-        output = self._layer(samples)
+        output = self._layer(samples.astype("int32") if self.takes_integers else samples)
         if not hasattr(output, "shape"):
             raise UnsupportedError(f"it must return one tensor, not a {type(output).__name__}")
         return np.asarray(import_keras().ops.convert_to_numpy(output))
@@ -47,7 +49,7 @@ class Evaluated:
         return f"{type(self._layer).__name__} {digest.hexdigest()[:16]}"
 
 
-def opaque_operation(path: str, layer: Any, shape: Shape) -> Opaque:
+def opaque_operation(path: str, layer: Any, shape: Shape, takes_integers: bool) -> Opaque:
     """Return a layer as an operation on samples of a shape, found out by trying.
 
     Raises
@@ -56,7 +58,7 @@ def opaque_operation(path: str, layer: Any, shape: Shape) -> Opaque:
         If the layer does not give a tensor with a row per sample, or cannot be copied.
     """
     try:
-        function = Evaluated(path, layer, shape)
+        function = Evaluated(path, layer, shape, takes_integers)
         given = function(np.zeros((2, *shape), "float32")).shape
     except UnsupportedError:
         raise

@@ -15,10 +15,11 @@ from ..network import Add, BatchNorm, Network, Operation, Reshape, Transpose
 from ..network.operations import Shape
 from ..network.wiring import INPUT
 from .onnx_file import FLOATS, import_onnx
+from .onnx_input import name_of
 from .onnx_layers import LAYERS, FoundLayer, Held, find_intercept, find_layer
 from .onnx_node import node_operation
 from .onnx_operations import ARITHMETIC, READERS, Call, Form, arithmetic, reshaped
-from .onnx_record import Recording, name_of
+from .onnx_record import Recording
 
 #: Names of the operators that ONNX itself defines.
 STANDARD = ("", "ai.onnx")

@@ -8,7 +8,6 @@ by sample. What does not depend on the input, such as a reshaped initializer, is
 from __future__ import annotations
 
 import math
-import operator
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -19,13 +18,20 @@ from numpy.typing import NDArray
 from ..exceptions import ProblemError
 from ..network.operations import Shape
 from .onnx_file import check_shapes, import_onnx, session, tensor_of, translated, values_of
+from .onnx_input import (
+    declared,
+    given_values,
+    initial_values,
+    input_of,
+    modes,
+    output_of,
+    refuse_control_flow,
+    sample_sizes,
+)
 
 #: Samples that a model is looked at with, and the largest difference between its outputs for them
 #: together and one by one, relative to the largest output.
 PROBES, SAME = 3, 1e-3
-
-#: Entries of the largest sample.
-MAX_ENTRIES = 1 << 27
 
 #: Operators that look at the shape of their input alone.
 SHAPES = ("Shape", "Size")
@@ -126,15 +132,15 @@ def record(
     ProblemError
         See :func:`.from_onnx`.
     """
-    _refuse_control_flow(model)
-    given = _given(model, constants)
-    place = _input_of(model, input, given)
-    result = _output_of(model, output)
-    dims, dtype = _declared(place)
+    refuse_control_flow(model)
+    given = given_values(model, constants)
+    place = input_of(model, input, given)
+    result = output_of(model, output)
+    dims, dtype = declared(place)
     errors = []
-    for mode in _modes(dims):
+    for mode in modes(dims):
         try:
-            sizes, axis = _sizes(place.name, dims, mode, input_shape)
+            sizes, axis = sample_sizes(place.name, dims, mode, input_shape)
             layout = Layout(sizes, axis, dtype)
             return _Run(model, place.name, result, layout, mode == "batched", given).record()
         except _MixedError:
@@ -147,152 +153,6 @@ def record(
 
 class _MixedError(ProblemError):
     """A model computes something else for several samples than for each of them."""
-
-
-# What to run -------------------------------------------------------------------------------------
-
-
-def _refuse_control_flow(model: Any) -> None:
-    onnx = import_onnx()
-    graphs = (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS)
-    for node in model.graph.node:
-        if any(attribute.type in graphs for attribute in node.attribute):
-            raise ProblemError(
-                f"the model must compute the same steps for every input, but {label(node)} is "
-                "control flow"
-            )
-
-
-def label(node: Any) -> str:
-    """Return operator and name of a node, for messages."""
-    return f"{node.op_type} {name_of(node)!r}"
-
-
-def name_of(node: Any) -> str:
-    """Return the name of a node, or that of its output."""
-    return str(node.name or next(filter(None, node.output), ""))
-
-
-def initial_values(model: Any) -> dict[str, Any]:
-    """Return the tensors that a model brings with it, by name."""
-    graph = model.graph
-    dense = {tensor.name: tensor for tensor in graph.initializer}
-    return dense | {tensor.values.name: tensor for tensor in graph.sparse_initializer}
-
-
-def _given(model: Any, constants: Mapping[str, Any] | None) -> dict[str, NDArray[Any]]:
-    """Return the values of inputs that stay the same, in the dtype that the model declares."""
-    if constants is not None and not isinstance(constants, Mapping):
-        raise ProblemError(
-            f"constants must map names of inputs to arrays, but was {type(constants).__name__}"
-        )
-    known = {place.name: place for place in model.graph.input}
-    found = {}
-    for name, value in (constants or {}).items():
-        if name not in known:
-            raise ProblemError(f"constants must be inputs among {sorted(known)}, but has {name!r}")
-        try:
-            found[name] = np.asarray(value, dtype=_declared(known[name])[1])
-        except (TypeError, ValueError) as error:
-            raise ProblemError(f"constants: {name!r} must be an array, but {error}") from None
-    return found
-
-
-def _input_of(model: Any, name: str | None, given: Mapping[str, Any]) -> Any:
-    """Return the only input of a model, or the one of this name."""
-    brought = initial_values(model)
-    places = {p.name: p for p in model.graph.input if p.name not in brought and p.name not in given}
-    if name is not None and name not in places:
-        raise ProblemError(f"input must be one of {sorted(places)}, but was {name!r}")
-    if len(places) != 1:
-        what = f"has {sorted(places)}" if places else "has none"
-        remedy = "; give the others' values as constants={name: array}" if places else ""
-        raise ProblemError(f"the model must have one input, but {what}{remedy}")
-    return next(iter(places.values()))
-
-
-def _output_of(model: Any, name: str | None) -> str:
-    names = [str(place.name) for place in model.graph.output]
-    if name is None and len(names) == 1:
-        return names[0]
-    if name not in names:
-        if not names:
-            raise ProblemError("the model must have an output, but has none")
-        was = "" if name is None else f", but was {name!r}"
-        raise ProblemError(f"output must be given: one of {names}{was}")
-    return name
-
-
-def _declared(place: Any) -> tuple[list[int | None] | None, np.dtype[Any]]:
-    """Return what a model says of an input: sizes, None where it does not, and dtype."""
-    kind = place.type.tensor_type
-    if not place.type.HasField("tensor_type") or not kind.elem_type:
-        raise ProblemError(f"input {place.name!r} must be a tensor of numbers")
-    try:
-        dtype = np.dtype(import_onnx().helper.tensor_dtype_to_np_dtype(kind.elem_type))
-    except KeyError:
-        dtype = np.dtype(object)
-    if dtype.kind not in "fiub":
-        raise ProblemError(f"input {place.name!r} must be a tensor of numbers, but is {dtype}")
-    if not kind.HasField("shape"):
-        return None, dtype
-    dims = [int(d.dim_value) if d.HasField("dim_value") else None for d in kind.shape.dim]
-    if not dims or any(n is not None and n < 1 for n in dims):
-        raise ProblemError(
-            f"input {place.name!r} must have axes, none of them of size 0, but has {dims}"
-        )
-    return dims, dtype
-
-
-def _modes(dims: list[int | None] | None) -> tuple[str, ...]:
-    """Return how samples may be fed: several at once, one along the first axis, one as it is."""
-    if dims is None or dims[0] is None:
-        return ("batched", "single")
-    if len(dims) == 1:
-        return ("whole",)
-    return ("single",) if dims[0] == 1 else ("batched", "whole")
-
-
-def _positive(name: str, value: Any) -> Shape:
-    """Return positive integers as a tuple, or raise."""
-    try:
-        sizes = tuple(operator.index(n) for n in value)
-    except TypeError:
-        sizes = (0,)
-    if min(sizes, default=1) < 1:
-        raise ProblemError(f"{name} must hold the sizes of one sample, but was {value!r}")
-    return sizes
-
-
-def _sizes(
-    name: str, dims: list[int | None] | None, mode: str, input_shape: Iterable[int] | None
-) -> tuple[Shape, int | None]:
-    """Return the sizes of the input for one sample, and the axis of the samples."""
-    declared = None if dims is None else dims if mode == "whole" else dims[1:]
-    if input_shape is None:
-        if declared is None or None in declared:
-            shape = "unknown" if dims is None else ["?" if n is None else n for n in dims]
-            raise ProblemError(
-                f"input_shape must be given: one sample's sizes, without the samples; the model's "
-                f"input {name!r} has {shape}"
-            )
-        sample = tuple(n for n in declared if n is not None)
-    else:
-        sample = _positive("input_shape", input_shape)
-        if declared == [] and sample == (1,):
-            sample = ()
-        fits = declared is None or (
-            len(sample) == len(declared)
-            and all(n in (None, m) for n, m in zip(declared, sample, strict=True))
-        )
-        if not fits:
-            raise ProblemError(
-                f"input_shape must fit the model's input {name!r} of sizes {declared}, but was "
-                f"{sample}"
-            )
-    if math.prod(sample) > MAX_ENTRIES:
-        raise ProblemError(f"input {name!r} must fit into memory, but a sample has sizes {sample}")
-    return (sample, None) if mode == "whole" else ((1, *sample), 0)
 
 
 # Running it --------------------------------------------------------------------------------------

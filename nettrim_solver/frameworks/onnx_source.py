@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from ..exceptions import UnsupportedError
 from .onnx_file import import_onnx
-from .onnx_record import Recording, initial_values
+from .onnx_input import initial_values
+from .onnx_record import Recording
 
 #: Operators that put the numbers of their first input into another shape, and nothing else.
 RESHAPING = ("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity")

@@ -26,7 +26,8 @@ class Opaque(Operation):
     ----------
     function : callable
         Takes an array with one row per sample, which it may change, and gives one with as many
-        rows; its ``path`` is the name of the part in its model. Its repr tells it from others.
+        rows; its ``path`` is the name of the part in its model, and ``takes_integers`` says whether
+        the array holds whole numbers. Its repr tells it from others.
     takes, gives : tuple of int
         Shapes of one sample.
     """

@@ -6,16 +6,26 @@ part that computes something else than its class says is found.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..exceptions import ProblemError
-from ..network import BatchNorm, Network
+from ..network import (
+    BatchNorm,
+    Dropout,
+    Embedding,
+    Flatten,
+    Network,
+    Part,
+    Reshape,
+    Transpose,
+)
 from ..network.layers import Layer
-from ..network.operations import Shape
+from ..network.wiring import INPUT
+from .opaque import Opaque
 
 #: Random samples on which a model is compared with its network, and their largest difference
 #: relative to the largest output: the roundings of some dozen layers.
@@ -44,10 +54,40 @@ class Change(NamedTuple):
 Holds = Callable[[str, str], bool]
 
 
-def probe_samples(network: Network, shape: Shape) -> NDArray[Any]:
-    """Return random samples of a shape, in the dtype of a network's weights."""
-    samples = np.random.default_rng(0).standard_normal((PROBES, *shape))
+def probe_samples(network: Network) -> NDArray[Any]:
+    """Return random samples for a network, in the dtype of its weights.
+
+    What an operation looks up in a table is whole numbers.
+    """
+    assert network.input_shape is not None
+    rng = np.random.default_rng(0)
+    samples = rng.standard_normal((PROBES, *network.input_shape))
+    for name, columns in _inputs(network).items():
+        n_rows = table_rows(network, name)
+        if n_rows:
+            part = samples[:, columns]
+            part[:] = rng.integers(0, n_rows, part.shape)
+            part[0].flat[0] = 0  # What models like to treat as padding.
     return samples.astype(network.dtype)
+
+
+def _inputs(network: Network) -> dict[str, slice]:
+    """Return the names of the network's inputs, and where they stand in its rows."""
+    parts = {op.name: op.columns for op in network.operations if isinstance(op, Part)}
+    return parts or {INPUT: slice(None)}
+
+
+def table_rows(network: Network, name: str) -> int:
+    """Return how many rows the smallest table has in which a signal is looked up; 0 for none."""
+    found = []
+    for op in network.consumers(name):
+        if isinstance(op, Embedding):
+            found.append(len(op.table))
+        elif isinstance(op, Opaque) and op.function.takes_integers:
+            found.append(2)
+        elif isinstance(op, (Dropout, Flatten, Reshape, Transpose)):
+            found.append(table_rows(network, op.name))
+    return min(filter(None, found), default=0)
 
 
 def check_agreement(
@@ -104,14 +144,7 @@ def changed_arrays(what: str, trained: Network, pruned: Network, holds: Holds) -
         With layers of the same names and shapes, its batch normalisations folded or not.
     holds : callable
     """
-    expected = {layer.name: layer.W.shape for layer in trained.layers}
-    found = {layer.name: layer.W.shape for layer in pruned.layers}
-    if expected != found:
-        differing = sorted({*expected.items()} ^ {*found.items()})
-        raise ProblemError(
-            f"network must have the layers of the {what}, but they differ in {differing}; smaller "
-            f"arrays, without dead neurons, need a smaller {what}"
-        )
+    check_layers(what, trained, pruned)
     kept = {op.name for op in pruned.operations}
     changes: list[Change] = []
     for old in trained.layers:
@@ -132,6 +165,25 @@ def changed_arrays(what: str, trained: Network, pruned: Network, holds: Holds) -
         if isinstance(op, BatchNorm) and op.name in kept:
             changes += _norm_changes(pruned[op.name], op, holds)
     return changes
+
+
+def check_layers(what: str, trained: Network, pruned: Network) -> None:
+    """Raise unless a network has the layers of the one that was read from a model."""
+    own = {layer.name: layer.W.shape for layer in trained.layers}
+    found = {layer.name: layer.W.shape for layer in pruned.layers}
+    differing = [name for name in {**own, **found} if own.get(name) != found.get(name)]
+    if differing:
+        name = differing[0]
+        more = f", and {len(differing) - 1} more differ" if len(differing) > 1 else ""
+        raise ProblemError(
+            f"network must have the layers of the {what}, but {name!r} has {_weights(own, name)} "
+            f"in the {what} and {_weights(found, name)} in the network{more}; smaller arrays, "
+            f"without dead neurons, need a smaller {what}"
+        )
+
+
+def _weights(shapes: Mapping[str, tuple[int, ...]], name: str) -> str:
+    return f"weights of shape {shapes[name]}" if name in shapes else "no weights"
 
 
 def _folded_norm(network: Network, layer: Layer, kept: set[str]) -> BatchNorm | None:

@@ -18,23 +18,24 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..checks import check_flag
-from ..exceptions import ProblemError
-from ..network import Network
-from ..network.operations import Shape
+from ..checks import check_flag, check_integer
+from ..exceptions import NettrimError, ProblemError
+from ..network import Network, Part
+from ..network.gathering import join_inputs
+from ..network.graph import check_network
 from .opaque import Opaque
 from .round_trip import changed_arrays, check_agreement, probe_samples
 from .torch_frozen import Recorded
 from .torch_graph import Traced, check_module, evaluating, trace
 from .torch_masks import KeptZeros, keep_zeros
 from .torch_recorded import recorded
-from .torch_values import import_torch
+from .torch_values import Inputs, as_array, example_inputs, import_torch, one_input
 
 __all__ = ["KeptZeros", "calibration_batches", "from_torch", "keep_zeros", "to_torch"]
 
@@ -43,6 +44,7 @@ def from_torch(
     module: Any,
     input_shape: Iterable[int] | None = None,
     *,
+    example: Any = None,
     opaque: Iterable[str] = (),
     record: bool = False,
 ) -> Network:
@@ -51,12 +53,17 @@ def from_torch(
     Parameters
     ----------
     module : torch.nn.Module
-        With a forward that takes one tensor and that ``torch.fx`` can trace, or with `record` any
-        that calls layers. Its parameters are float32 or float64, on any device. It is not changed;
-        its mode (training or not) comes back.
+        With a forward that ``torch.fx`` can trace, or with `record` any that calls layers. Its
+        parameters are float32 or float64, on any device. It is not changed; its mode (training or
+        not) comes back.
     input_shape : tuple of int, optional
         The shape of one sample, without the samples: (3, 32, 32). Only a linear module at the
         beginning makes it known.
+    example : tensor, or tuple of tensors, optional
+        Instead of `input_shape`, a batch of at least two samples as the module takes it: for a
+        forward with several arguments one tensor each, in their order; with `record` also for
+        integers and booleans, such as token ids. (When traced, what an ``Embedding`` looks up is
+        known to be integers.) The module is run on the first few samples: give real ones.
     opaque : iterable of str
         Parts that PyTorch itself is to compute, each as one operation of the network that takes one
         tensor and gives one: those that cannot be traced or are not supported. **Nothing inside
@@ -66,15 +73,17 @@ def from_torch(
         Whether the module is run instead of traced, for a forward that ``torch.fx`` cannot follow.
         Linear modules, 1-d and 2-d convolutions that are called once per forward, in one order for
         all samples, become layers; PyTorch itself computes what is between them. Others stay as
-        trained: ``network.output.left`` names them with the reason. `input_shape` must be given.
+        trained: ``network.output.left`` names them with the reason. `input_shape` or `example`
+        must be given.
 
     Returns
     -------
     Network
         Operations have the names of the modules (``"features.0"``), those of functions the names
         that ``torch.fx`` gives them. A 1-d convolution becomes a 2-d one of height 1. With
-        `record` the operation before a layer has its name with ``".input"``, and a linear layer
-        on several vectors per sample is a 1x1 convolution of an image of height 1.
+        `record` the operation before a layer has its name with ``".input"``. A linear layer on
+        several vectors per sample is a 1x1 convolution of an image of height 1. Of a module
+        with several arguments the network takes one array, see :func:`.join_inputs`.
 
     Raises
     ------
@@ -97,10 +106,25 @@ def from_torch(
     outputs of all layers in memory until its end; batch normalisations are not folded.
     """
     check_flag("record", record)
-    read = recorded if record else trace
-    network = read(module, input_shape, opaque).network
-    _check_outputs(module, network, network.input_shape)
-    return network
+    check_module(module)
+    if example is not None and input_shape is not None:
+        raise ProblemError("example must not be given beside input_shape, which it tells")
+    if record and example is None and input_shape is None:
+        raise ProblemError(
+            "input_shape must be given where a module is recorded, or an example: a batch as the "
+            "module takes it"
+        )
+    inputs, samples = None, None
+    if example is not None:
+        inputs, samples = example_inputs(example)
+    elif input_shape is not None:
+        inputs = one_input(input_shape)
+    if record and inputs is not None:
+        traced = recorded(module, inputs, samples, opaque)
+    else:
+        traced = trace(module, None if inputs is None else inputs.shapes, opaque)
+    _check_outputs(module, traced.network, traced.inputs, samples)
+    return traced.network
 
 
 def to_torch(module: Any, network: Network, *, inplace: bool = False) -> Any:
@@ -132,39 +156,53 @@ def to_torch(module: Any, network: Network, *, inplace: bool = False) -> Any:
     again, which keeps their zeros: see :func:`.changed_arrays`.
     """
     check_module(module)
+    check_network(network)
     check_flag("inplace", inplace)
     target = module if inplace else copy.deepcopy(module)
-    traced = _read_again(target, network)
+    try:
+        traced, samples = _read_again(target, network)
+    except NettrimError as error:
+        raise ProblemError(
+            f"network must be the one of this module, which cannot be read as it was: {error}"
+        ) from None
     changes = _new_values(traced, network)
     old = [(tensor, tensor.detach().clone()) for tensor, _ in changes]
     try:
         _write(changes)
-        _check_outputs(target, network, traced.network.input_shape)
+        _check_outputs(target, network, traced.inputs, samples)
     except BaseException:
         _write(old)
         raise
     return target
 
 
-def _read_again(module: Any, network: Network) -> Traced:
-    """Return what a network was read from, in the way it was read."""
+def _read_again(module: Any, network: Network) -> tuple[Traced, NDArray[Any] | None]:
+    """Return what a network was read from, in the way it was read, and on which samples."""
     opaque: list[str] = []
+    shapes = None if network.input_shape is None else [network.input_shape]
     for op in network.operations:
         if isinstance(op, Recorded):
-            return recorded(module, network.input_shape, op.frozen.opaque)
+            frozen = op.frozen
+            return recorded(module, frozen.inputs, frozen.example, frozen.opaque), frozen.example
         if isinstance(op, Opaque):
             opaque.append(op.function.path)
-    return trace(module, network.input_shape, opaque)
+        if isinstance(op, Part):
+            shapes = list(op.shapes)
+    return trace(module, shapes, opaque), None
 
 
-def calibration_batches(loader: Any) -> Iterable[NDArray[Any]]:
+def calibration_batches(loader: Any, inputs: int | Sequence[int | str] = 1) -> Iterable[Any]:
     """Return the inputs of a data loader as arrays, batch by batch.
 
     Parameters
     ----------
     loader : iterable of tensor, or of (inputs, ...)
-        A ``DataLoader``, or anything that gives batches of tensors; of a tuple or list the first
-        entry counts. Half precision becomes float32.
+        A ``DataLoader``, or anything that gives batches of tensors: alone, in a tuple or list, or
+        in a mapping. Half precision becomes float32.
+    inputs : int, or sequence of int or str
+        How many entries of each batch, from the first one on, are inputs of the module; or their
+        places or keys, in the order of the module's arguments. Several are joined, see
+        :func:`.join_inputs`.
 
     Returns
     -------
@@ -176,26 +214,40 @@ def calibration_batches(loader: Any) -> Iterable[NDArray[Any]]:
         raise ProblemError(
             f"loader must be an iterable of batches, but was {type(loader).__name__}"
         )
-    return _Batches(loader)
+    if isinstance(inputs, int):
+        check_integer("inputs", inputs, 1)
+    elif isinstance(inputs, str) or not all(isinstance(one, (int, str)) for one in inputs):
+        raise ProblemError(f"inputs must be a number, or places or keys, but was {inputs!r}")
+    return _Batches(loader, list(range(inputs)) if isinstance(inputs, int) else list(inputs))
 
 
 class _Batches:
     """The inputs of a data loader, as often as they are asked for."""
 
-    def __init__(self, loader: Iterable[Any]) -> None:
+    def __init__(self, loader: Iterable[Any], keys: list[int | str]) -> None:
         self.loader = loader
+        self.keys = keys
 
     def __iter__(self) -> Iterator[NDArray[Any]]:
         batches = [self.loader] if hasattr(self.loader, "detach") else self.loader
         for number, batch in enumerate(batches):
-            inputs = batch[0] if isinstance(batch, (tuple, list)) and batch else batch
-            if not hasattr(inputs, "detach"):
-                raise ProblemError(
-                    f"batch {number} of the loader must be a tensor, or begin with one, but was "
-                    f"{type(inputs).__name__}"
-                )
-            half = str(inputs.dtype) in ("torch.float16", "torch.bfloat16")
-            yield np.asarray((inputs.float() if half else inputs).detach().cpu().numpy())
+            found = [_entry(batch, key, number) for key in self.keys]
+            yield found[0] if len(found) == 1 else join_inputs(*found)
+
+
+def _entry(batch: Any, key: int | str, number: int) -> NDArray[Any]:
+    """Return one input of a batch as an array."""
+    entries: Any = (batch,) if hasattr(batch, "detach") else batch
+    try:
+        found = entries[key]
+    except (LookupError, TypeError):
+        found = None
+    if not hasattr(found, "detach"):
+        raise ProblemError(
+            f"batch {number} of the loader must be a tensor, or begin with one, or hold those that "
+            f"inputs= names, but was {type(batch).__name__} without a tensor {key!r}"
+        )
+    return as_array(found)
 
 
 # Writing -----------------------------------------------------------------------------------------
@@ -237,11 +289,12 @@ def _write(changes: list[tuple[Any, Any]]) -> None:
             tensor.copy_(new)
 
 
-def _check_outputs(module: Any, network: Network, shape: Shape | None) -> None:
-    """Raise unless the module computes what the network does, on random inputs."""
+def _check_outputs(
+    module: Any, network: Network, inputs: Inputs, samples: NDArray[Any] | None
+) -> None:
+    """Raise unless the module computes what the network does, on given or random samples."""
     torch = import_torch()
-    assert shape is not None
-    X = probe_samples(network, shape)
+    X = probe_samples(network) if samples is None else samples
     tensors = [*module.parameters(), *module.buffers()]
     with contextlib.ExitStack() as stack:
         # Graphics cards may multiply with fewer digits than their dtype has.
@@ -249,10 +302,9 @@ def _check_outputs(module: Any, network: Network, shape: Shape | None) -> None:
             module = copy.deepcopy(module).cpu()
         stack.enter_context(evaluating(module))
         stack.enter_context(torch.no_grad())
+        dtype = getattr(torch, str(network.dtype))
         try:
-            outputs = module(torch.from_numpy(X)).numpy()
-        except (RuntimeError, ValueError, TypeError) as error:
-            raise ProblemError(
-                f"module must take samples of shape {X.shape[1:]} in {X.dtype}, but says: {error}"
-            ) from None
+            outputs = module(*inputs.tensors(X, dtype)).numpy()
+        except (RuntimeError, ValueError, TypeError, IndexError) as error:
+            raise ProblemError(inputs.refused(error)) from None
     check_agreement("module", outputs, network, X)

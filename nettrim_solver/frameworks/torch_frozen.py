@@ -19,10 +19,9 @@ from numpy.typing import NDArray
 from ..exceptions import NettrimError, ProblemError, UnsupportedError
 from ..network import Operation
 from ..network.operations import Shape
-from .opaque import first_line
 from .torch_graph import kind_of
 from .torch_opaque import Evaluated
-from .torch_values import import_torch
+from .torch_values import Inputs, import_torch
 
 #: The classes of layers, with the axes of their input in PyTorch; a linear one takes any number.
 AXES = {"Linear": None, "Conv1d": 3, "Conv2d": 4}
@@ -37,6 +36,8 @@ class Place:
     Attributes
     ----------
     name : str
+        Of the layer in the network.
+    part : str
         Of the module.
     rows : int
         Rows per sample that it is called with: more than one if samples are cut into pieces.
@@ -48,6 +49,7 @@ class Place:
     """
 
     name: str
+    part: str
     rows: int
     takes: Shape
     gives: Shape
@@ -106,11 +108,17 @@ class Frozen(Evaluated):
         Names of the layers that stay in the copy, each with the reason.
     opaque : frozenset of str
         Names of the parts that were to be left.
+    inputs : Inputs
+        What the module is called with.
+    example : ndarray
+        The samples that it was recorded with, in the network's shape.
     """
 
-    def __init__(self, module: Any, opaque: frozenset[str]) -> None:
+    def __init__(
+        self, module: Any, opaque: frozenset[str], inputs: Inputs, example: NDArray[Any]
+    ) -> None:
         super().__init__("", module)
-        self.opaque = opaque
+        self.opaque, self.inputs, self.example = opaque, inputs, example
         self.places: tuple[Place, ...] = ()
         self.left: dict[str, str] = {}
         self._words = super().__repr__()
@@ -127,7 +135,7 @@ class Frozen(Evaluated):
         self.places, self.left = tuple(places), dict(left)
         torch = import_torch()
         for place in self.places:
-            part = self._part.get_submodule(place.name)
+            part = self._part.get_submodule(place.part)
             with torch.no_grad():
                 for tensor in part.parameters():
                     # Whoever else reads them would keep the trained ones.
@@ -141,8 +149,7 @@ class Frozen(Evaluated):
             try:
                 for name, part in parts.items():
                     part.forward = partial(answer, name)
-                # A copy: the module may compute in place.
-                return self._part(torch.tensor(samples, dtype=self._dtype))
+                return self._part(*self.inputs.tensors(samples, self._dtype))
             finally:
                 for part in parts.values():
                     part.__dict__.pop("forward", None)
@@ -164,10 +171,7 @@ class Frozen(Evaluated):
             raise
         except Exception as error:
             # Whatever the module's own code raises.
-            raise ProblemError(
-                f"module must take samples of shape {samples.shape[1:]} in {samples.dtype}, but "
-                f"says: {first_line(error)}"
-            ) from None
+            raise ProblemError(self.inputs.refused(error)) from None
         return Record(calls, one_tensor(output))
 
     def between(self, X: NDArray[Any], answers: tuple[NDArray[Any], ...]) -> NDArray[Any]:
@@ -180,7 +184,7 @@ class Frozen(Evaluated):
             What the first layers give, one by one.
         """
         torch = import_torch()
-        expected = [place.name for place in self.places]
+        expected = [place.part for place in self.places]
         called = 0
 
         def answer(name: str, input: Any) -> Any:

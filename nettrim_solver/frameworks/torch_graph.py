@@ -5,36 +5,26 @@ from __future__ import annotations
 import contextlib
 import operator
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..exceptions import ProblemError, UnsupportedError
-from ..network import Add, Affine, GlobalAveragePool, Network, Operation, Transpose
+from ..network import Dense, Network, Part
 from ..network.operations import Shape
 from ..network.wiring import INPUT
 from .opaque import first_line, opaque_names
+from .round_trip import table_rows
+from .torch_building import Building
 from .torch_opaque import opaque_operation
-from .torch_operations import (
-    MODULES,
-    READERS,
-    WEIGHTED,
-    Form,
-    Reader,
-    bound,
-    reshaped,
-    sample_axis,
-    with_axis,
-)
+from .torch_operations import MODULES, READERS, WEIGHTED, Reader, bound, on_tokens
 from .torch_values import (
     SHAPING,
+    Inputs,
     Signal,
-    checked_shape,
     computed,
     constant,
     import_torch,
-    new_shape,
-    sample_constant,
     supported,
 )
 
@@ -48,10 +38,11 @@ UNCHANGED = ("contiguous", "clone", "_assert")
 
 @dataclass(frozen=True)
 class Traced:
-    """A network, and the modules that its layers and batch normalisations come from, by name."""
+    """A network, the modules that its layers and batch normalisations come from, and the inputs."""
 
     network: Network
     modules: dict[str, Any]
+    inputs: Inputs
 
 
 def check_module(module: Any) -> None:
@@ -106,8 +97,15 @@ def rooted(module: Any) -> Any:
     return import_torch().nn.Sequential(OrderedDict([(kind_of(module).lower(), module)]))
 
 
-def trace(module: Any, input_shape: Any = None, opaque: Iterable[str] = ()) -> Traced:
+def trace(module: Any, shapes: Sequence[Shape] | None = None, opaque: Iterable[str] = ()) -> Traced:
     """Return a module's forward as a network.
+
+    Parameters
+    ----------
+    module, opaque
+        See :func:`.from_torch`.
+    shapes : sequence of shapes, optional
+        Of one sample of every input.
 
     Raises
     ------
@@ -120,7 +118,7 @@ def trace(module: Any, input_shape: Any = None, opaque: Iterable[str] = ()) -> T
     del parts[""]
     left = opaque_names(opaque, parts)
     with evaluating(module):
-        return _Reading(root, left).read(_graph(root, left), input_shape)
+        return _Reading(root=root, opaque=left).read(_graph(root, left), shapes)
 
 
 def _graph(root: Any, opaque: frozenset[str]) -> Any:
@@ -157,40 +155,51 @@ def _remedy(name: str = "") -> str:
 
 
 @dataclass
-class _Reading:
+class _Reading(Building):
     """The state while a graph is read."""
 
-    root: Any
+    root: Any = None
     opaque: frozenset[str] = frozenset()
-    operations: list[Operation] = field(default_factory=list)
     modules: dict[str, Any] = field(default_factory=dict)
     known: dict[Any, Any] = field(default_factory=dict)
-    names: set[str] = field(default_factory=lambda: {INPUT})
     seen: set[int] = field(default_factory=set)
-    taken: set[str] = field(default_factory=set)
 
-    def read(self, graph: Any, input_shape: Any) -> Traced:
+    def read(self, graph: Any, shapes: Sequence[Shape] | None) -> Traced:
         """Return the network of a graph."""
         nodes = list(graph.nodes)
-        places = [node for node in nodes if node.op == "placeholder"]
-        unused = [node for node in places[1:] if not node.users]
-        if len(places) - len(unused) != 1:
-            raise UnsupportedError(
-                f"module must take one tensor, but takes {[node.target for node in places]}"
-            )
-        if input_shape is None:
-            input_shape = self._first_linear(places[0])
-        shape = checked_shape(input_shape)
-        self.known.update({node: None for node in unused})
-        self.known[places[0]] = Signal(INPUT, shape)
         # Names of modules come before those that torch.fx makes up.
         self.taken = {str(node.target) for node in nodes if node.op == "call_module"}
+        places = [node for node in nodes if node.op == "placeholder"]
+        n_inputs = 1 if shapes is None else len(shapes)
+        names = [str(node.target) for node in places]
+        if len(places) < n_inputs:
+            raise UnsupportedError(f"module must take {n_inputs} tensors, but takes {names}")
+        if any(node.users for node in places[n_inputs:]):
+            raise UnsupportedError(
+                f"module must be given all that it takes, {names}: "
+                f"example=({', '.join(names)}), a batch of each"
+            )
+        shapes = [self._first_linear(places[0])] if shapes is None else shapes
+        inputs = self._entered(places, shapes)
         for node in nodes:
             if node.op == "output":
-                return self._finished(node.args[0], shape)
+                return self._finished(node.args[0], inputs)
             if node not in self.known:
                 self.known[node] = self._read_node(node)
         raise AssertionError("torch.fx ends every graph with its output")
+
+    def _entered(self, places: list[Any], shapes: Sequence[Shape]) -> Inputs:
+        """Take the inputs of the module from that of the network."""
+        inputs = Inputs(tuple(shapes), (None,) * len(shapes))
+        self.known.update(dict.fromkeys(places))
+        rows = Signal(INPUT, inputs.shape)
+        if len(shapes) == 1:
+            self.known[places[0]] = rows
+            return inputs
+        for index, place in enumerate(places[: len(shapes)]):
+            name = f"{place.target}.input" if place.target in self.taken else str(place.target)
+            self.known[place] = self.append(Part(inputs.shapes, index), name, rows)
+        return inputs
 
     def _first_linear(self, place: Any) -> Shape:
         """Return the input shape that a linear module on the input asks for."""
@@ -208,19 +217,20 @@ class _Reading:
             "(3, 32, 32); only a linear module at the beginning tells it"
         )
 
-    def _finished(self, result: Any, shape: Shape) -> Traced:
+    def _finished(self, result: Any, inputs: Inputs) -> Traced:
         """Return the network of what the output depends on."""
         signal = self.known.get(result) if not isinstance(result, (tuple, list, dict)) else None
         if not isinstance(signal, Signal):
             raise UnsupportedError("module must return one tensor, computed from its input")
-        signal = self._plain(signal)
+        signal = self.plain(signal)
         needed, sources = {signal.name}, {op.name: op.inputs for op in self.operations}
         for op in reversed(self.operations):
             if op.name in needed:
                 needed.update(sources[op.name])
         operations = [op for op in self.operations if op.name in needed]
         modules = {name: part for name, part in self.modules.items() if name in needed}
-        return Traced(Network(operations, shape), modules)
+        network = Network(operations, inputs.shape)
+        return Traced(network, modules, _with_dtypes(inputs, network))
 
     # One node ---------------------------------------------------------------------------------
 
@@ -276,8 +286,11 @@ class _Reading:
             return self._apply(reader, signal, values, name)
         self._once([part, *(one for one in part._parameters.values() if one is not None)])
         build, form = WEIGHTED[kind]
-        signal = self._formed(signal, form)
-        found = self._append(build(part), name, signal)
+        signal = self.formed(signal, form)
+        op = build(part)
+        if isinstance(op, Dense) and signal.form == "tokens":
+            op = on_tokens(op)
+        found = self.append(op, name, signal)
         self.modules[found.name] = part
         return found
 
@@ -286,10 +299,10 @@ class _Reading:
         if len(node.args) + len(node.kwargs) != 1 or not isinstance(signal, Signal):
             raise UnsupportedError("a part that is left to PyTorch must take one tensor")
         self._once(part.parameters())
-        plain = self._plain(signal)
+        plain = self.plain(signal)
         floating = [one.dtype for one in self.root.parameters() if one.is_floating_point()]
         double = import_torch().float64 in floating
-        return self._append(
+        return self.append(
             opaque_operation(name, part, plain.shape, "d" if double else "f"), name, plain
         )
 
@@ -313,12 +326,14 @@ class _Reading:
         if "input" in kwargs:
             args.insert(0, kwargs.pop("input"))
         signals = [value for value in args if isinstance(value, Signal)]
+        if plain in ("cat", "concat", "concatenate"):
+            return self.concatenated(args, kwargs, node.name)
         if not signals or plain in ("getattr", "size", "dim", "getitem"):
             return computed(target, plain, args, kwargs)
         if plain in ARITHMETIC:
-            found = self._arithmetic(node, ARITHMETIC[plain], args, kwargs)
+            found = self.arithmetic(ARITHMETIC[plain], args, kwargs, node.name)
         elif plain in SHAPING:
-            found = self._shape(node, plain, signals[0], args[1:], kwargs)
+            found = self.shaped(plain, signals[0], args[1:], kwargs, node.name)
         elif plain in READERS:
             reader = READERS[plain]
             values = bound(reader.parameters, args[1:], kwargs)
@@ -335,11 +350,7 @@ class _Reading:
         name: str,
         in_place: bool = False,
     ) -> Signal:
-        if signal.flat and (values.get("start_dim"), values.get("end_dim")) == (1, -1):
-            # The same numbers with or without the height.
-            return self._append(reshaped(signal.shape, (-1,)), name, signal)
-        formed = self._formed(signal, reader.form)
-        found = self._append(reader.build(formed.shape, values), name, formed)
+        found = self.applied(reader, signal, values, name)
         return self._in_place(signal, found) if in_place or values.get("inplace") else found
 
     def _in_place(self, old: Signal, new: Signal) -> Signal:
@@ -349,100 +360,12 @@ class _Reading:
                 self.known[node] = new
         return new
 
-    # Operations -------------------------------------------------------------------------------
 
-    def _append(self, op: Operation, name: str, *signals: Signal) -> Signal:
-        """Add an operation behind signals, under a name of its own."""
-        own = name if name in self.taken and name not in self.names else ""
-        number = 0
-        while not own:
-            candidate = f"{name}_{number}" if number else name
-            own = candidate if candidate not in self.names | self.taken else ""
-            number += 1
-        self.names.add(own)
-        shape = op.output_shape(*(signal.shape for signal in signals))
-        self.operations.append(replace(op, name=own, inputs=tuple(one.name for one in signals)))
-        return Signal(own, shape, signals[0].flat and len(shape) == 3)
-
-    def _formed(self, signal: Signal, form: Form) -> Signal:
-        """Return a signal in the form that an operation takes."""
-        if form == "plain":
-            return self._plain(signal)
-        if form == "any" or signal.flat:
-            return signal
-        if len(signal.shape) != 2:
-            raise ProblemError(f"samples must be (channels, length), but are {signal.shape}")
-        channels, length = signal.shape
-        image = self._append(reshaped(signal.shape, (channels, 1, length)), "image", signal)
-        return replace(image, flat=True)
-
-    def _plain(self, signal: Signal) -> Signal:
-        """Return a signal in PyTorch's shape."""
-        if not signal.flat:
-            return signal
-        found = self._append(reshaped(signal.shape, signal.sizes), "signal", signal)
-        return replace(found, flat=False)
-
-    def _arithmetic(self, node: Any, sign: str, args: list[Any], kwargs: Any) -> Signal:
-        """Return a sum of signals, or a signal with a constant."""
-        if kwargs.get("alpha", 1) != 1 or kwargs.get("rounding_mode") is not None:
-            raise UnsupportedError("alpha must be 1, and there must be no rounding_mode")
-        if "other" in kwargs:
-            args = [*args, kwargs["other"]]
-        if sign == "neg":
-            return self._append(Affine(-1.0), node.name, self._plain(args[0]))
-        a, b = args
-        if isinstance(a, Signal) and isinstance(b, Signal):
-            if sign != "+":
-                raise UnsupportedError("of two signals only the sum is supported")
-            if a.flat != b.flat:
-                a, b = self._plain(a), self._plain(b)
-            return self._append(Add(), node.name, a, b)
-        first = isinstance(a, Signal)
-        signal = self._plain(a if first else b)
-        c = sample_constant(b if first else a, signal.shape)
-        if sign == "/" and not first:
-            raise UnsupportedError("a constant cannot be divided by a signal")
-        if sign == "*":
-            affine = Affine(c)
-        elif sign == "/":
-            affine = Affine(1.0 / c)
-        elif sign == "+":
-            affine = Affine(1.0, c)
-        else:
-            affine = Affine(1.0, -c) if first else Affine(-1.0, c)
-        return self._append(affine, node.name, signal)
-
-    def _shape(
-        self, node: Any, name: str, given: Signal, args: list[Any], kwargs: dict[str, Any]
-    ) -> Signal:
-        """Return a signal in another shape, or the mean over its axes."""
-        signal = self._plain(given)
-        shape = signal.shape
-        numbers = list(args[0]) if args and isinstance(args[0], (tuple, list)) else list(args)
-        if name in ("view", "reshape"):
-            numbers = numbers or list(kwargs.get("size", kwargs.get("shape", ())))
-            op = reshaped(shape, new_shape(numbers, shape))
-        elif name == "permute":
-            numbers = numbers or list(kwargs["dims"])
-            if numbers[0] != 0:
-                raise UnsupportedError("samples must stay the first axis")
-            op = Transpose([sample_axis(dim, shape) for dim in numbers[1:]])
-        elif name == "transpose":
-            i, j = (sample_axis(dim, shape) for dim in numbers or kwargs.values())
-            axes = list(range(len(shape)))
-            axes[i], axes[j] = axes[j], axes[i]
-            op = Transpose(axes)
-        elif name == "mean":
-            return self._mean(node, signal, bound({"dim": None, "keepdim": False}, args, kwargs))
-        else:
-            (dim,) = numbers or kwargs.values()
-            op = reshaped(shape, with_axis(name, dim, shape))
-        return self._append(op, node.name, signal)
-
-    def _mean(self, node: Any, signal: Signal, values: Mapping[str, Any]) -> Signal:
-        dims = values["dim"] if isinstance(values["dim"], (tuple, list)) else [values["dim"]]
-        axes = {sample_axis(dim, signal.shape) for dim in dims}
-        if len(signal.shape) != 3 or axes != {1, 2}:
-            raise UnsupportedError("means are supported over height and width of images alone")
-        return self._append(GlobalAveragePool(bool(values["keepdim"])), node.name, signal)
+def _with_dtypes(inputs: Inputs, network: Network) -> Inputs:
+    """Return the inputs of a module; what is looked up in tables is whole numbers."""
+    names = {op.index: op.name for op in network.operations if isinstance(op, Part)} or {0: INPUT}
+    whole = [
+        index in names and table_rows(network, names[index]) > 0
+        for index in range(len(inputs.shapes))
+    ]
+    return replace(inputs, dtypes=tuple(import_torch().int64 if one else None for one in whole))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import hashlib
 from typing import Any
@@ -21,7 +22,11 @@ class Evaluated:
     ----------
     path : str
         The part's name in its module.
+    takes_integers : bool
+        Whether it is given whole numbers, int64.
     """
+
+    takes_integers = False
 
     def __init__(self, path: str, part: Any) -> None:
         self.path = path
@@ -37,7 +42,8 @@ class Evaluated:
         import torch
 
         with torch.no_grad():
-            output = self._part(torch.from_numpy(samples).to(self._dtype))
+            dtype = torch.int64 if self.takes_integers else self._dtype
+            output = self._part(torch.from_numpy(samples).to(dtype))
         if not isinstance(output, torch.Tensor):
             raise UnsupportedError(f"it must return one tensor, not a {type(output).__name__}")
         return np.asarray(output.numpy())
@@ -60,15 +66,21 @@ def opaque_operation(path: str, part: Any, shape: Shape, dtype: Any) -> Opaque:
         If the part does not give a tensor with a row per sample.
     """
     function = Evaluated(path, part)
+    given: Shape | None = None
+    zeros = np.zeros((2, *shape), dtype)
     try:
-        given = function(np.zeros((2, *shape), dtype)).shape
+        given = function(zeros).shape
     except UnsupportedError:
         raise
     except Exception as error:
-        # Whatever the part's own code raises.
-        raise UnsupportedError(
-            f"it must take samples of shape {shape}, but says: {first_line(error)}"
-        ) from None
+        # Whatever the part's own code raises; one that looks up numbers takes no others.
+        function.takes_integers = True
+        with contextlib.suppress(Exception):
+            given = function(zeros).shape
+        if given is None:
+            raise UnsupportedError(
+                f"it must take samples of shape {shape}, but says: {first_line(error)}"
+            ) from None
     if len(given) < 2 or given[0] != 2:
         raise UnsupportedError(
             f"it must give one row per sample, but gives {given} for 2 of shape {shape}"

@@ -23,6 +23,7 @@ from ..network import (
     Conv2d,
     Dense,
     Dropout,
+    Embedding,
     Flatten,
     GlobalAveragePool,
     MaxPool2d,
@@ -32,8 +33,9 @@ from ..network import (
 )
 from ..network.operations import Shape
 
-#: Whether an operation takes signals as they are, images of height 1 (1-d), or no such images.
-Form = Literal["any", "1d", "plain"]
+#: Which signals an operation takes: any; those whose first axis is PyTorch's; those in PyTorch's
+#: shape; 1-d ones as images of height 1 (flat), or several vectors per sample as such (tokens).
+Form = Literal["any", "channels", "plain", "flat", "tokens"]
 
 #: Beyond this pre-activation PyTorch takes softplus for the identity: below its rounding at 20.
 SOFTPLUS_THRESHOLD = 20
@@ -77,6 +79,11 @@ def linear(module: Any) -> Dense:
     return Dense(array(module.weight).T, _optional(module.bias))
 
 
+def on_tokens(layer: Dense) -> Conv2d:
+    """Return a linear layer on several vectors per sample, which are an image of height 1."""
+    return Conv2d(layer.W.T[:, :, None, None], layer.b)
+
+
 def convolution(module: Any) -> Conv2d:
     """Return a convolution; a 1-d one has the height 1."""
     if module.padding_mode != "zeros" and module.padding != "valid" and any(module.padding):
@@ -90,6 +97,13 @@ def convolution(module: Any) -> Conv2d:
         W, _optional(module.bias), stride=_two(module.stride), padding=padding,
         dilation=_two(module.dilation), groups=module.groups,
     )  # fmt: skip
+
+
+def embedding(module: Any) -> Embedding:
+    """Return a table whose rows are looked up."""
+    if module.max_norm is not None:
+        raise UnsupportedError("max_norm must be None: it changes the table in evaluation, too")
+    return Embedding(array(module.weight))
 
 
 def normalisation(module: Any) -> BatchNorm:
@@ -302,7 +316,7 @@ READERS: dict[str, Reader] = {
     "hardsigmoid": _fixed("hard_sigmoid"),
     "silu": _fixed("silu"),
     "leaky_relu": Reader(_leaky_relu, {"negative_slope": 0.01, "inplace": False}),
-    "prelu": Reader(_prelu, {"weight": None}),
+    "prelu": Reader(_prelu, {"weight": None}, "channels"),
     "hardtanh": Reader(
         lambda shape, values: _clipped(values["min_val"], values["max_val"]),
         {"min_val": -1.0, "max_val": 1.0, "inplace": False},
@@ -327,14 +341,14 @@ READERS: dict[str, Reader] = {
         lambda shape, values: _softmax(shape, values, True), {"dim": None}, "plain"
     ),
     "max_pool2d": Reader(lambda *given: _pool(MaxPool2d, *given), _MAX, "plain"),
-    "max_pool1d": Reader(lambda *given: _pool_1d(MaxPool2d, *given), _MAX, "1d"),
+    "max_pool1d": Reader(lambda *given: _pool_1d(MaxPool2d, *given), _MAX, "flat"),
     "avg_pool2d": Reader(
         lambda *given: _pool(AveragePool2d, *given), {**_AVERAGE, "divisor_override": None}, "plain"
     ),
-    "avg_pool1d": Reader(lambda *given: _pool_1d(AveragePool2d, *given), _AVERAGE, "1d"),
+    "avg_pool1d": Reader(lambda *given: _pool_1d(AveragePool2d, *given), _AVERAGE, "flat"),
     "adaptive_avg_pool2d": Reader(_adaptive, {"output_size": None}, "plain"),
     "adaptive_avg_pool1d": Reader(
-        lambda shape, values: _adaptive(shape, values, flat=True), {"output_size": None}, "1d"
+        lambda shape, values: _adaptive(shape, values, flat=True), {"output_size": None}, "flat"
     ),
     "flatten": Reader(_flatten, {"start_dim": 0, "end_dim": -1}, "plain"),
     "unflatten": Reader(_unflatten, {"dim": None, "unflattened_size": None}, "plain"),
@@ -354,9 +368,10 @@ MODULES = {
 
 #: Modules with weights or statistics, by class.
 WEIGHTED: dict[str, tuple[Callable[[Any], Operation], Form]] = {
-    "Linear": (linear, "plain"),
-    "Conv1d": (convolution, "1d"),
+    "Linear": (linear, "tokens"),
+    "Conv1d": (convolution, "flat"),
     "Conv2d": (convolution, "plain"),
-    "BatchNorm1d": (normalisation, "any"),
-    "BatchNorm2d": (normalisation, "any"),
+    "BatchNorm1d": (normalisation, "channels"),
+    "BatchNorm2d": (normalisation, "channels"),
+    "Embedding": (embedding, "plain"),
 }

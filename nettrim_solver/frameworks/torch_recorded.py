@@ -6,7 +6,8 @@ between them as operations that run a frozen copy of the module (:mod:`.torch_fr
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import itertools
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -14,23 +15,31 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..exceptions import UnsupportedError
-from ..network import Conv2d, Network, Operation
+from ..network import Dense, Network, Operation
 from ..network.layers import Layer
 from ..network.operations import Shape
 from ..network.wiring import INPUT
 from .opaque import opaque_names
-from .round_trip import AGREEMENT
+from .round_trip import AGREEMENT, PROBES
 from .torch_frozen import AXES, Frozen, Place, Record, Recorded
 from .torch_graph import Traced, check_module, kind_of, rooted
-from .torch_operations import convolution, linear
-from .torch_values import checked_shape, import_torch
-
-#: Samples of the recording run, whose first one runs once more alone.
-SAMPLES = 3
+from .torch_operations import convolution, linear, on_tokens
+from .torch_values import Inputs, import_torch
 
 
-def recorded(module: Any, input_shape: Any, opaque: Iterable[str] = ()) -> Traced:
+def recorded(
+    module: Any, inputs: Inputs, example: NDArray[Any] | None = None, opaque: Iterable[str] = ()
+) -> Traced:
     """Return the layers of a module, and what is between them, as a network.
+
+    Parameters
+    ----------
+    module, opaque
+        See :func:`.from_torch`.
+    inputs : Inputs
+    example : ndarray, optional
+        At least two samples of the network's input to run the module on, random ones if omitted.
+        The first one runs once more alone.
 
     Raises
     ------
@@ -38,22 +47,25 @@ def recorded(module: Any, input_shape: Any, opaque: Iterable[str] = ()) -> Trace
         See :func:`.from_torch`.
     """
     check_module(module)
-    shape = checked_shape(input_shape)
     root = rooted(module)
     parts = {name: part for name, part in root.named_modules() if name}
-    frozen = Frozen(root, opaque_names(opaque, parts))
-    layers, left = _candidates(root, parts, frozen.opaque)
+    left_alone = opaque_names(opaque, parts)
+    layers, left = _candidates(root, parts, left_alone)
     dtype = np.result_type(*(layer.W for layer in layers.values())) if layers else np.dtype("f")
-    samples = np.random.default_rng(0).standard_normal((SAMPLES, *shape)).astype(dtype)
+    samples = example
+    if samples is None:
+        samples = np.random.default_rng(0).standard_normal((PROBES, *inputs.shape)).astype(dtype)
+    frozen = Frozen(root, left_alone, inputs, samples)
     batch, single = frozen.record(samples, layers), frozen.record(samples[:1], layers)
-    _check_output(batch.output, single.output)
+    _check_output(batch.output, single.output, len(samples))
     places = []
     for name in dict.fromkeys([*batch.names(), *layers]):
         try:
-            places.append(_place(name, kind_of(parts[name]), batch, single))
+            own = _place(name, kind_of(parts[name]), batch, single, len(samples))
+            places.append(replace(own, name=_free(name, parts)))
         except UnsupportedError as error:
             left[name] = str(error)
-    order = [place.name for place in places]
+    order = [place.part for place in places]
     if [name for name in single.names() if name in order] != order:
         raise UnsupportedError("module must call its layers in one order for all samples")
     if not places:
@@ -63,13 +75,13 @@ def recorded(module: Any, input_shape: Any, opaque: Iterable[str] = ()) -> Trace
             f"be pruned, but has {reasons or 'none'}"
         )
     frozen.freeze(places, left)
-    traced = _connected(frozen, layers, shape, tuple(batch.output.shape[1:]))
+    traced = _connected(frozen, layers, tuple(batch.output.shape[1:]))
     if not np.isfinite(traced.network(samples)).all():
         raise UnsupportedError(
             f"module must read the weights of its layers {order} by calling these alone; name the "
             "part that does otherwise in opaque"
         )
-    return replace(traced, modules={name: parts[old] for name, old in _names(places).items()})
+    return replace(traced, modules={place.name: parts[place.part] for place in places})
 
 
 def _candidates(
@@ -106,12 +118,16 @@ def _layer(part: Any) -> Layer:
     return linear(part) if kind_of(part) == "Linear" else convolution(part)
 
 
-def _check_output(batch: Any, single: Any) -> None:
+def _check_output(batch: Any, single: Any, n_samples: int) -> None:
     """Raise unless a module computes every sample by itself."""
-    if batch.ndim < 2 or len(batch) != SAMPLES or not _first_rows(batch.numpy(), single.numpy(), 1):
+    if (
+        batch.ndim < 2
+        or len(batch) != n_samples
+        or not _first_rows(batch.numpy(), single.numpy(), 1)
+    ):
         raise UnsupportedError(
             "module must give one row per sample, and compute each by itself, but gives "
-            f"{tuple(batch.shape)} for {SAMPLES} samples and {tuple(single.shape)} for the first"
+            f"{tuple(batch.shape)} for {n_samples} samples and {tuple(single.shape)} for the first"
         )
 
 
@@ -123,7 +139,7 @@ def _first_rows(batch: NDArray[Any], single: NDArray[Any], rows: int) -> bool:
     return np.allclose(batch[:rows], single, rtol=0, atol=AGREEMENT[single.dtype] * size)
 
 
-def _place(name: str, kind: str, batch: Record, single: Record) -> Place:
+def _place(name: str, kind: str, batch: Record, single: Record, n_samples: int) -> Place:
     """Return how a layer is called, or raise why the network cannot do the same."""
     counts = {run.names().count(name) for run in (batch, single)}
     if counts != {1}:
@@ -131,35 +147,38 @@ def _place(name: str, kind: str, batch: Record, single: Record) -> Place:
             "it is never called" if counts == {0} else "it must be called once per forward"
         )
     (X, made), (alone, _) = batch.call(name), single.call(name)
-    rows, axes = len(X) // SAMPLES, AXES[kind]
+    rows, axes = len(X) // n_samples, AXES[kind]
     if X.ndim != (axes or max(X.ndim, 2)) or not rows or not _first_rows(X, alone, rows):
-        raise UnsupportedError(f"its input {X.shape} does not keep {SAMPLES} samples apart")
+        raise UnsupportedError(f"its input {X.shape} does not keep {n_samples} samples apart")
     form = "flat" if kind == "Conv1d" else "plain"
     if kind == "Linear" and (rows > 1 or X.ndim > 2):
         form = "tokens"
     elif rows > 1:
         raise UnsupportedError(f"it is called with {rows} rows per sample")
-    return Place(name, rows, X.shape[1:], made[1:], form)
+    return Place(name, name, rows, X.shape[1:], made[1:], form)
 
 
-def _names(places: Iterable[Place]) -> dict[str, str]:
-    """Return the names of modules by those of the network's layers."""
-    return {f"{one.name}_1" if one.name == INPUT else one.name: one.name for one in places}
+def _free(name: str, taken: Collection[str]) -> str:
+    """Return a name that the network may give a layer: another one for what is called "input"."""
+    if name != INPUT:
+        return name
+    return next(free for n in itertools.count(1) if (free := f"{name}_{n}") not in taken)
 
 
-def _connected(frozen: Frozen, layers: Mapping[str, Layer], shape: Shape, output: Shape) -> Traced:
+def _connected(frozen: Frozen, layers: Mapping[str, Layer], output: Shape) -> Traced:
     """Return the network of layers, each behind the operation that computes its input."""
     operations: list[Operation] = []
-    names, shapes = [INPUT], [shape]
-    for place, name in zip(frozen.places, _names(frozen.places), strict=True):
+    names, shapes = [INPUT], [frozen.inputs.shape]
+    for place in frozen.places:
+        name = place.name
         before = Recorded(
             frozen, tuple(shapes), place.entering, name=f"{name}.input", inputs=tuple(names)
         )
-        layer = layers[place.name]
-        if place.form == "tokens":
-            layer = Conv2d(layer.W.T[:, :, None, None], layer.b)
+        layer = layers[place.part]
+        if isinstance(layer, Dense) and place.form == "tokens":
+            layer = on_tokens(layer)
         operations += [before, replace(layer, name=name, inputs=(before.name,))]
         names.append(name)
         shapes.append(layer.output_shape(place.entering))
     operations.append(Recorded(frozen, tuple(shapes), output, inputs=tuple(names)))
-    return Traced(Network(operations, shape), {})
+    return Traced(Network(operations, frozen.inputs.shape), {}, frozen.inputs)

@@ -33,8 +33,9 @@ def fine_tune(
         As :func:`.to_torch` returns it. The zeros are those of :func:`.keep_zeros`; without any,
         the module is trained like every other.
     loader : iterable of (inputs, targets)
-        A ``DataLoader``, or anything that gives batches of tensors as often as it is asked. Batches
-        go to the device of the module.
+        A ``DataLoader``, or anything that gives batches of tensors as often as it is asked; for a
+        module with several arguments one tensor each, and the targets last. Batches go to the
+        device of the module.
     epochs : int
         How often the loader is read.
     lr : float
@@ -53,7 +54,7 @@ def fine_tune(
     Raises
     ------
     ProblemError, SettingsError
-        Before any step; or for a batch that is no pair of tensors.
+        Before any step; or for a batch that is no pair (or more) of tensors.
     SolverError
         If the loss is no longer finite. The weights are then those before that batch.
     MissingDependencyError
@@ -109,9 +110,9 @@ def _train_once(module: Any, loader: Iterable[Any], loss: Any, steps: Any, epoch
     device = next(module.parameters()).device
     total, count = 0.0, 0
     for number, batch in enumerate(loader):
-        inputs, targets = _pair(batch, number)
-        value = loss(module(inputs.to(device)), targets.to(device))
-        size, now = len(inputs), float(value.detach())
+        *inputs, targets = (one.to(device) for one in _tensors(batch, number))
+        value = loss(module(*inputs), targets)
+        size, now = len(targets), float(value.detach())
         if not math.isfinite(now):
             raise SolverError(
                 f"the loss is {now} in epoch {epoch}, batch {number}: a smaller lr may help"
@@ -127,11 +128,12 @@ def _train_once(module: Any, loader: Iterable[Any], loss: Any, steps: Any, epoch
     return total / count
 
 
-def _pair(batch: Any, number: int) -> tuple[Any, Any]:
-    whole = isinstance(batch, (tuple, list)) and len(batch) == 2
+def _tensors(batch: Any, number: int) -> Any:
+    """Return the inputs and targets of a batch."""
+    whole = isinstance(batch, (tuple, list)) and len(batch) >= 2
     if not whole or not all(hasattr(one, "detach") for one in batch):
         raise ProblemError(
-            f"batch {number} of the loader must be a pair of tensors, inputs and targets, but was "
-            f"{type(batch).__name__}"
+            f"batch {number} of the loader must be a pair of tensors, inputs and targets, or "
+            f"several inputs and targets, but was {type(batch).__name__}"
         )
-    return batch[0], batch[1]
+    return batch

@@ -9,12 +9,16 @@ import math
 import operator
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..exceptions import MissingDependencyError, ProblemError, UnsupportedError
+from ..network.gathering import join_inputs, split
 from ..network.operations import Shape
+from .opaque import first_line
+from .round_trip import PROBES
 from .torch_operations import MODULES, READERS, WEIGHTED, array
 
 #: Methods that change the shape of a signal, or take a mean over its axes.
@@ -44,19 +48,106 @@ BATCH = _Batch()
 
 @dataclass(frozen=True)
 class Signal:
-    """What an operation gives: its name, and the shape of one sample.
+    """What an operation gives.
 
-    A 1-d signal may be an image of height 1, `flat`: PyTorch's shape then lacks that axis.
+    Attributes
+    ----------
+    name : str
+    shape : tuple of int
+        Of one sample in the network.
+    form : str
+        ``"plain"``, as in PyTorch; ``"flat"``, a 1-d signal as an image of height 1; ``"tokens"``,
+        vectors at several positions as such an image, the features being its channels.
+    positions : tuple of int
+        The axes before the features, for tokens.
     """
 
     name: str
     shape: Shape
-    flat: bool = False
+    form: Literal["plain", "flat", "tokens"] = "plain"
+    positions: Shape = ()
 
     @property
     def sizes(self) -> Shape:
         """The shape of one sample in PyTorch."""
-        return (self.shape[0], *self.shape[2:]) if self.flat else self.shape
+        if self.form == "tokens":
+            return (*self.positions, self.shape[0])
+        return (self.shape[0], *self.shape[2:]) if self.form == "flat" else self.shape
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a module is called with.
+
+    Attributes
+    ----------
+    shapes : tuple of tuple of int
+        Of one sample of each input.
+    dtypes : tuple
+        Of each input; None is that of the weights.
+    """
+
+    shapes: tuple[Shape, ...]
+    dtypes: tuple[Any, ...]
+
+    @property
+    def shape(self) -> Shape:
+        """The shape of one sample of the network's only input."""
+        return self.shapes[0] if len(self.shapes) == 1 else (sum(map(math.prod, self.shapes)),)
+
+    def refused(self, error: Exception) -> str:
+        """Return the message for what a module says when it is called with these inputs."""
+        words = [
+            str(shape) if dtype is None else f"{shape} in {dtype}"
+            for shape, dtype in zip(self.shapes, self.dtypes, strict=True)
+        ]
+        remedy = "; example=, a batch as the module takes it, says another dtype"
+        alone = self.dtypes == (None,)
+        return (
+            f"module must take samples of shape {' and '.join(words)}, but says: "
+            f"{first_line(error)}{remedy if alone else ''}"
+        )
+
+    def tensors(self, X: NDArray[Any], dtype: Any) -> list[Any]:
+        """Return the network's samples as tensors for the module; copies, which it may change."""
+        torch = import_torch()
+        parts = zip(split(X, self.shapes), self.dtypes, strict=True)
+        return [torch.tensor(part, dtype=own or dtype) for part, own in parts]
+
+
+def one_input(input_shape: Any) -> Inputs:
+    """Return the only input of a module, of the dtype of its weights."""
+    return Inputs((checked_shape(input_shape),), (None,))
+
+
+def example_inputs(example: Any) -> tuple[Inputs, NDArray[Any]]:
+    """Return what examples say about the inputs of a module, and the first of them as an array.
+
+    Raises
+    ------
+    ProblemError
+        If they are no tensors of at least two samples.
+    """
+    torch = import_torch()
+    given = list(example) if isinstance(example, (tuple, list)) else [example]
+    found = [torch.as_tensor(one) for one in given if hasattr(one, "shape")]
+    sizes = {len(one) if one.ndim else 0 for one in found}
+    if len(found) != len(given) or len(sizes) != 1 or min(sizes) < 2:
+        was = [tuple(getattr(one, "shape", (type(one).__name__,))) for one in given]
+        raise ProblemError(
+            "example must be a tensor, or a tuple of tensors, with at least two samples, all with "
+            f"as many, but was {was}"
+        )
+    shapes = tuple(tuple(int(n) for n in one.shape[1:]) for one in found)
+    dtypes = tuple(None if one.dtype.is_floating_point else one.dtype for one in found)
+    arrays = [as_array(one[:PROBES]) for one in found]
+    return Inputs(shapes, dtypes), arrays[0] if len(arrays) == 1 else join_inputs(*arrays)
+
+
+def as_array(tensor: Any) -> NDArray[Any]:
+    """Return a tensor on any device as an array; half precision becomes float32."""
+    half = str(tensor.dtype) in ("torch.float16", "torch.bfloat16")
+    return np.asarray((tensor.float() if half else tensor).detach().cpu().numpy())
 
 
 def computed(target: Any, name: str, args: list[Any], kwargs: Mapping[str, Any]) -> Any:
@@ -135,5 +226,5 @@ def checked_shape(input_shape: Any) -> Shape:
 def supported() -> str:
     """Return all that is supported, for messages."""
     modules = ", ".join(sorted([*WEIGHTED, *MODULES], key=str.lower))
-    functions = ", ".join(sorted([*READERS, *SHAPING, "add", "sub", "mul", "div"]))
+    functions = ", ".join(sorted([*READERS, *SHAPING, "add", "cat", "div", "mul", "sub"]))
     return f"the modules {modules}; and the functions {functions}"

@@ -8,6 +8,7 @@ from .allocation import allocate, measure_paths
 from .calibration import Calibration, LayerSignals, choose_rows, collect, collect_bytes
 from .choices import LayerSettings
 from .dead import DeadNeurons
+from .gathering import Concatenate, Embedding, Part
 from .graph import Network
 from .layers import Conv2d, Dense, Layer
 from .operations import (
@@ -31,7 +32,7 @@ from .report import write_report
 from .result import LayerReport, PruningResult, Trial
 from .scaling import Affine, BatchNorm
 from .sparse_network import LayerChoice, SparseNetwork
-from .tasks import Stage
+from .stages import Stage
 from .windows import Window, same_padding
 
 __all__ = [
@@ -41,10 +42,12 @@ __all__ = [
     "AveragePool2d",
     "BatchNorm",
     "Calibration",
+    "Concatenate",
     "Conv2d",
     "DeadNeurons",
     "Dense",
     "Dropout",
+    "Embedding",
     "Flatten",
     "GlobalAveragePool",
     "Layer",
@@ -58,6 +61,7 @@ __all__ = [
     "MaxPool2d",
     "Network",
     "Operation",
+    "Part",
     "PruningPlan",
     "PruningResult",
     "Reshape",

@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import fields
 from typing import Any, Literal
 
 import numpy as np
@@ -69,7 +70,7 @@ def allocate(
     X_heldout: Any = None,
     solver: str = "alps",
     settings: Mapping[str, Any] | None = None,
-    output_weights: Literal["equal", "downstream"] = "equal",
+    output_weights: Literal["equal", "downstream"] | Network = "equal",
     max_rows: int | None = MAX_ROWS,
     seed: int = 0,
     n_threads: int | None = None,
@@ -98,7 +99,7 @@ def allocate(
         held out, as long as there are 50 of them.
     solver, settings
         What the layers are pruned with; it need not be what the network is going to be pruned with.
-    output_weights : {"equal", "downstream"}
+    output_weights : {"equal", "downstream"} or Network
         As in :func:`.prune_network`.
     max_rows, seed, n_threads
         As in :func:`layer_path`.
@@ -136,18 +137,8 @@ def allocate(
     >>> allocate(network, sparsity=0.75, method="uniform")
     {'hidden': 60, 'scores': 9}
     """
-    options = Options(
-        mode=mode,
-        solver=solver,
-        settings=settings,
-        output_weights=output_weights,
-        skip=skip,
-        max_rows=max_rows,
-        seed=seed,
-        n_threads=n_threads,
-    )
     allocator = Allocator(
-        network, X, options, method=method, paths=paths, weigh=weigh, X_heldout=X_heldout
+        network, X, _options(locals()), method=method, paths=paths, weigh=weigh, X_heldout=X_heldout
     )
     total = allocator.total(nnz, sparsity)
     with limit_threads(n_threads):
@@ -165,7 +156,7 @@ def measure_paths(
     X_heldout: Any = None,
     solver: str = "alps",
     settings: Mapping[str, Any] | None = None,
-    output_weights: Literal["equal", "downstream"] = "equal",
+    output_weights: Literal["equal", "downstream"] | Network = "equal",
     max_rows: int | None = MAX_ROWS,
     seed: int = 0,
     n_threads: int | None = None,
@@ -174,19 +165,17 @@ def measure_paths(
 
     Held-out samples are split off as there.
     """
-    options = Options(
-        solver=solver,
-        settings=settings,
-        output_weights=output_weights,
-        skip=skip,
-        max_rows=max_rows,
-        seed=seed,
-        n_threads=n_threads,
+    allocator = Allocator(
+        network, X, _options(locals()), method="output_error", X_heldout=X_heldout
     )
-    allocator = Allocator(network, X, options, method="output_error", X_heldout=X_heldout)
     with limit_threads(n_threads):
         allocator.prepare()
     return dict(allocator.paths)
+
+
+def _options(given: Mapping[str, Any]) -> Options:
+    """Return the options among a function's arguments."""
+    return Options(**{f.name: given[f.name] for f in fields(Options) if f.name in given})
 
 
 class Allocator:

@@ -25,6 +25,7 @@ from typing import Any
 
 import numpy as np
 
+from .gathering import Concatenate, Part
 from .graph import Network
 from .layers import Conv2d, Layer
 from .operations import (
@@ -97,7 +98,7 @@ def lipschitz(op: Operation, shape: Shape) -> float:
     Parameters
     ----------
     op : Operation
-        Of a sum, that of each argument.
+        Of a sum or a concatenation, that of each argument.
     shape : tuple of int
         Of one sample of its (first) input.
     """
@@ -107,7 +108,7 @@ def lipschitz(op: Operation, shape: Shape) -> float:
         return max(spectral_norm(matrix) for matrix in op.matrices())
     if isinstance(op, Activate):
         return float(op.function.lipschitz)
-    if isinstance(op, (Dropout, Flatten, Reshape, Transpose, Add)):
+    if isinstance(op, (Dropout, Flatten, Reshape, Transpose, Part, Concatenate, Add)):
         return 1.0
     if isinstance(op, Affine):
         return float(np.max(np.abs(op.scale)))

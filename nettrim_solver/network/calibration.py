@@ -260,6 +260,16 @@ def choose_rows(n_rows: int, max_rows: int | None, seed: int) -> RowNumbers:
     return np.sort(chosen.astype(np.int64, copy=False))
 
 
+def draw(data: Calibration, n: int, seed: int) -> NDArray[Any]:
+    """Return `n` samples of equal chance, in their order; all of them if there are no more."""
+    chosen, parts, first = choose_rows(len(data), n, seed), [], 0
+    for batch in data.batches():
+        inside = (first <= chosen) & (chosen < first + len(batch))
+        parts.append(batch[chosen[inside] - first])
+        first += len(batch)
+    return np.concatenate(parts)
+
+
 def collect(
     network: Network,
     name: str,

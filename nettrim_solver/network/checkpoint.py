@@ -208,7 +208,9 @@ def _update(digest: Any, array: NDArray[Any]) -> None:
 
 
 def in_words(value: Any) -> str:
-    """Return a setting in words that are the same in every process; an array by its hash."""
+    """Return a setting in words that are the same in every process; arrays, networks by a hash."""
+    if isinstance(value, Network):
+        return f"network {hash_network(value)}"
     if callable(value):
         words = repr(value)
         if " at 0x" in words:

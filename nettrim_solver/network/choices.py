@@ -61,7 +61,7 @@ class LayerSettings:
     formulation : {"pooled", "strict"}
     radius : {"joint", "per_output"}
     strict_bound : {"clipped", "trained"}
-    output_weights : {"equal", "downstream"}
+    output_weights : {"equal", "downstream"} or Network
         See :mod:`.downstream`.
     max_rows : int or None
     skip : bool
@@ -129,7 +129,8 @@ class LayerSettings:
         check_choice("formulation", self.formulation, ("pooled", "strict"))
         check_choice("radius", self.radius, RADII)
         check_choice("strict_bound", self.strict_bound, STRICT_BOUNDS)
-        check_choice("output_weights", self.output_weights, OUTPUT_WEIGHTS)
+        if not isinstance(self.output_weights, Network):
+            check_choice("output_weights", self.output_weights, OUTPUT_WEIGHTS)
         if self.max_rows is not None:
             check_integer("max_rows", self.max_rows, 1)
         if self.pipeline is not None and not callable(self.pipeline):
@@ -336,6 +337,14 @@ def _check_layer(layer: Layer, settings: LayerSettings) -> None:
         if settings.skip:
             return
         settings.check_solver(layer.b is not None)
+        other = settings.output_weights
+        if isinstance(other, Network):
+            shapes = {one.name: one.W.shape for one in other.layers}
+            if shapes.get(layer.name) != layer.W.shape:
+                raise SettingsError(
+                    f"output_weights must be a network with this layer of shape {layer.W.shape}, "
+                    f"but its layers are {shapes}"
+                )
         if settings.nnz is not None and settings.nnz > layer.W.size:
             raise SettingsError(
                 f"nnz must be at most {layer.W.size}, all of W, but was {settings.nnz}"

@@ -9,6 +9,9 @@ with the mean over samples, and over the positions of a convolution their sum. I
 finite differences: a channel gets a disturbance of one size and random sign at every position,
 and the squared changes at the network's output are averaged. Random signs make the mixed terms
 vanish in the mean.
+
+The network is the trained one, or one that was pruned before. Layers that are pruned listen to a
+part of the outputs only, and the others need not be good.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from .calibration import Calibration
+from .calibration import Calibration, draw
 from .choices import LayerSettings
 from .graph import BATCH_SIZE, Network
 from .operations import Activate, Dropout, Operation, Softmax
@@ -33,9 +36,10 @@ def output_weights(
     network: Network, name: str, data: Calibration, settings: LayerSettings, seed: int = 0
 ) -> NDArray[np.float64] | None:
     """Return what the errors of a layer's outputs count by its settings; None if all the same."""
-    if settings.output_weights == "equal":
-        return None
-    return downstream_weights(network, name, data, seed)
+    chosen = settings.output_weights
+    if isinstance(chosen, Network):
+        return downstream_weights(chosen.folded(), name, data, seed)
+    return None if chosen == "equal" else downstream_weights(network, name, data, seed)
 
 
 def downstream_weights(
@@ -46,13 +50,13 @@ def downstream_weights(
     Parameters
     ----------
     network : Network
-        As trained.
+        As trained, or pruned before: what its other layers do not listen to counts little.
     name : str
         The layer. Its outputs are disturbed behind the activation that follows it.
     data : Calibration
-        The first samples are used.
+        Samples are drawn from all of it.
     seed : int
-        Decides the signs.
+        Decides which, and the signs.
 
     Returns
     -------
@@ -61,7 +65,8 @@ def downstream_weights(
 
     Notes
     -----
-    For n outputs the part of the network behind the layer is evaluated on 128 n samples.
+    For n outputs the part of the network behind the layer is evaluated on 128 n samples. The data
+    are read once.
     """
     layer, end = network.layer(name), _before_softmax(network)
     place = _behind_activation(network, name)
@@ -72,7 +77,7 @@ def downstream_weights(
     if not path:
         return np.ones(layer.n_outputs)
     sources = {source for op in path for source in op.inputs} - {op.name for op in path}
-    X = next(data.batches())[:SAMPLES]
+    X = draw(data, SAMPLES, seed)
     signals = network.outputs(X, sources | {end, place})
     step = STEP * float(np.sqrt(np.mean(np.square(signals[place], dtype=np.float64))))
     if step == 0:

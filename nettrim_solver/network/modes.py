@@ -32,6 +32,7 @@ from .layers import Layer
 from .outcome import assemble, untouched, with_answers
 from .progress import Ended, LayerProgress
 from .result import LayerReport, PruningResult
+from .stages import stage_of
 from .tasks import (
     GroupAnswer,
     GroupTask,
@@ -39,7 +40,6 @@ from .tasks import (
     failure,
     group_tasks,
     judge_group,
-    stage_of,
 )
 
 

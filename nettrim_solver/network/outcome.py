@@ -17,7 +17,8 @@ from .graph import Network
 from .layers import Layer
 from .measure import Errors, measure, relative
 from .result import LayerReport, PruningResult
-from .tasks import GroupAnswer, GroupTask, sample_warnings, stages_together, target_norm, together
+from .stages import stages_together
+from .tasks import GroupAnswer, GroupTask, sample_warnings, target_norm, together
 
 #: What bounds allow for the rounding of the network's arithmetic, relative to the target.
 ROUNDING = {np.dtype(np.float64): 1e-12, np.dtype(np.float32): 1e-5}

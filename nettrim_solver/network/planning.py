@@ -5,17 +5,20 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..solvers import SOLVERS
-from .calibration import collect_bytes
+from .calibration import Calibration, LayerSignals, collect, collect_bytes, draw
 from .choices import LayerSettings
 from .graph import Network
-from .layers import Layer
+from .layers import Dense, Layer
 from .modes import Run
 from .result import aligned
+from .tasks import as_pipeline, group_tasks
 
 #: Iterations of the ADMM that a layer is charged with, polish and checks included.
 ITERATIONS = 200
@@ -23,8 +26,8 @@ ITERATIONS = 200
 #: Products with the Gram matrix that a pruner is charged with; one-shot methods take fewer.
 PRODUCTS = 100
 
-#: Solves that the search for a number of nonzeros is charged with.
-SEARCH_SOLVES = 2
+#: Flops of the first piece of a layer that its solver is timed on, and the seconds that are enough.
+PIECE, ENOUGH = 1e8, 0.2
 
 #: Arrays of shape (n_samples, n_outputs), float64, that a layer's problem, its solver and its judge
 #: hold together: the ADMM's own (8), targets, boxes, dual points, radii.
@@ -62,7 +65,7 @@ class LayerPlan:
     flops : float
         Roughly.
     seconds : float or None
-        `flops` at the measured rate; None for solvers whose work is not known.
+        Estimated, see :func:`plan`; None for solvers whose work is not known, or that fail.
     """
 
     name: str
@@ -102,7 +105,7 @@ class PruningPlan:
 
     @property
     def seconds(self) -> float | None:
-        """The estimated time, mostly within a factor of 4; None if a layer's is not known."""
+        """The estimated time; None if a layer's is not known."""
         seconds = [one.seconds for one in self.layers]
         return None if None in seconds else sum(s for s in seconds if s is not None)
 
@@ -118,7 +121,9 @@ class PruningPlan:
                 _about(one.seconds),
             ])  # fmt: skip
         rows.append(["in all", "", "", "", "", "", _mega(self.bytes), _about(self.seconds)])
-        times = [] if self.seconds is None else ["times: estimates, mostly within a factor of 4"]
+        times = (
+            [] if self.seconds is None else ["times: estimates, from pruning pieces of the layers"]
+        )
         return "\n".join([aligned(rows), *times, *self.notes])
 
 
@@ -127,12 +132,12 @@ def plan(run: Run) -> PruningPlan:
 
     Notes
     -----
-    Flops are those of the forward passes, and of the solver: for the ADMM ``ITERATIONS`` times
-    ``4 P N M + 2 N^2 M`` and a factorisation, and ``SEARCH_SOLVES`` times that for a budget of
-    weights; for pruners ``P N^2 + 4 P N M + N^3`` and ``PRODUCTS`` times ``2 N^2 M``. A pipeline
-    counts as the ADMM. They are divided by the rate of a product of two matrices of size 512, so
-    the time is mostly within a factor of 4, no better: how many iterations a layer takes is not
-    known before. The memory is counted in arrays, generously.
+    The time of a layer is that of its forward passes, by the rate of a product of two matrices of
+    size 512, and that of its solver. This one is timed on pieces of the layer (some of its rows,
+    inputs and outputs, pruned to the same budget) that grow until one takes 0.2 s; from there on
+    the time grows with the flops: for the ADMM ``ITERATIONS`` times ``4 P N M + 2 N^2 M`` and a
+    factorisation; for pruners ``P N^2 + 4 P N M + N^3`` and ``PRODUCTS`` times ``2 N^2 M``. A
+    pipeline counts as the ADMM. The memory is counted in arrays, generously.
     """
     rate = measured_rate()
     network, data, spilled = run.original, run.data, run.options.spill is not None
@@ -140,15 +145,19 @@ def plan(run: Run) -> PruningPlan:
     layers = []
     for layer in network.layers:
         choice = run.choices[layer.name]
-        n_rows = len(data) * layer.n_positions(shapes[layer.inputs[0]])
+        places = layer.n_positions(shapes[layer.inputs[0]])
+        n_rows = len(data) * places
         rows = n_rows if choice.max_rows is None else min(n_rows, choice.max_rows)
-        flops, known, signals, held = 0.0, True, 0, 0
-        if not choice.skip:
+        flops, seconds, signals, held = 0.0, None, 0, 0
+        if choice.skip:
+            seconds = 0.0
+        else:
             passes = 2 if run.options.cascade else 1
-            flops = passes * min(len(data), rows) * _forward_flops(network, layer, shapes)
-            work = _solver_flops(layer, choice, rows)
-            known = work is not None
-            flops += work or 0.0
+            forward = passes * min(len(data), rows) * _forward_flops(network, layer, shapes)
+            work = _solver_flops(layer.matrices()[0], rows, choice)
+            flops = forward + layer.n_groups * work
+            each = _solver_seconds(run, layer, places, rows, work)
+            seconds = None if each is None else forward / rate + layer.n_groups * each
             signals = collect_bytes(
                 network, layer.name, data, max_rows=choice.max_rows, spilled=spilled
             )
@@ -156,8 +165,7 @@ def plan(run: Run) -> PruningPlan:
         layers.append(
             LayerPlan(
                 layer.name, layer.kind, layer.W.shape, layer.n_groups, rows, n_rows,
-                "" if choice.skip else choice.budget, signals, held, flops,
-                flops / rate if known else None,
+                "" if choice.skip else choice.budget, signals, held, flops, seconds,
             )
         )  # fmt: skip
     return PruningPlan(tuple(layers), rate)
@@ -184,19 +192,69 @@ def _forward_flops(network: Network, layer: Layer, shapes: Mapping[str, tuple[in
     )
 
 
-def _solver_flops(layer: Layer, choice: LayerSettings, rows: int) -> float | None:
-    """Return the flops of a layer's solver, None if unknown."""
-    N, M = layer.matrices()[0].shape
-    if choice.pipeline is None and choice.solver != "admm":
-        if SOLVERS[choice.solver].convex:
-            return None
-        return layer.n_groups * (
-            rows * N**2 + 4.0 * rows * N * M + N**3 + PRODUCTS * 2.0 * N**2 * M
-        )
+def _solver_flops(W: NDArray[Any], rows: int, choice: LayerSettings) -> float:
+    """Return the flops of the solver for one problem, up to a factor that its sizes share."""
+    N, M = W.shape
+    if choice.pipeline is None and not SOLVERS[choice.solver].convex:
+        return rows * N**2 + 4.0 * rows * N * M + N**3 + PRODUCTS * 2.0 * N**2 * M
     inner = min(rows, N)
     one = ITERATIONS * (4.0 * rows * N * M + 2.0 * inner**2 * M) + 2.0 * rows * N * inner
-    solves = 1 if choice.tolerance is not None else SEARCH_SOLVES
-    return layer.n_groups * solves * (one + 10.0 * inner**3)
+    return one + 10.0 * inner**3
+
+
+def _solver_seconds(run: Run, layer: Layer, places: int, rows: int, work: float) -> float | None:
+    """Return the time of the solver for one problem of a layer, from those of pieces of it.
+
+    There are two pieces at least, and they grow until one takes long enough; from the last two on,
+    time grows with the flops. None for references, whose work is not known, and if a solver fails.
+    """
+    choice = run.choices[layer.name]
+    if choice.pipeline is None and SOLVERS[choice.solver].convex and choice.solver != "admm":
+        return None
+    share, flops, seconds = min(1.0, (PIECE / work) ** (1 / 3)), [0.0], [0.0]
+    try:
+        _solve_piece(run, layer, places, rows, share)  # compiles, or loads what was compiled
+        while True:
+            found = _solve_piece(run, layer, places, rows, share)
+            flops.append(found[0])
+            seconds.append(found[1])
+            if share == 1.0 or (len(flops) > 2 and seconds[-1] > ENOUGH):
+                break
+            share = min(1.0, 2 * share)
+    except Exception:  # A pipeline may be anyone's; the run will say what is wrong.
+        return None
+    growth = max(0.0, seconds[-1] - seconds[-2]) / (flops[-1] - flops[-2])
+    return seconds[-1] + growth * (work - flops[-1])
+
+
+def _solve_piece(
+    run: Run, layer: Layer, places: int, rows: int, share: float
+) -> tuple[float, float]:
+    """Prune a piece of a layer, with a share of its rows, inputs and outputs.
+
+    Returns
+    -------
+    flops, seconds : float
+    """
+    choice, whole = run.choices[layer.name], layer.matrices()[0]
+    used = math.ceil(share * rows)
+    few = Calibration(draw(run.data, math.ceil(used / places), run.options.seed))
+    signals = collect(run.original, layer.name, few, max_rows=used, seed=run.options.seed)
+    ins, outs = (
+        np.linspace(0, size - 1, max(1, round(share * size))).astype(int) for size in whole.shape
+    )
+    b = None if layer.b is None else layer.b[outs]
+    piece = Dense(whole[np.ix_(ins, outs)], b, name=layer.name)
+    X = signals.X[0][:, ins]
+    signals = LayerSignals(piece, signals.rows, (X,), piece.apply(X))
+    keep = choice.target(layer.W.size)
+    if keep is not None:
+        choice = replace(choice, sparsity=None, nnz=round(keep * piece.W.size / layer.W.size))
+    activation = run.original.activation_after(layer.name).select(outs)
+    (task,) = group_tasks(signals, activation, choice, run.options.cascade)
+    tick = time.perf_counter()
+    as_pipeline(choice)(task.problem, task.nnz, n_threads=run.options.n_threads)
+    return _solver_flops(piece.W, len(X), choice), time.perf_counter() - tick
 
 
 def _held_bytes(layer: Layer, rows: int, itemsize: int, spilled: bool) -> int:

@@ -46,7 +46,7 @@ def prune_network(
     radius: Literal["joint", "per_output"] = "joint",
     gamma: float | None = None,
     strict_bound: Literal["clipped", "trained"] = "clipped",
-    output_weights: Literal["equal", "downstream"] = "equal",
+    output_weights: Literal["equal", "downstream"] | Network = "equal",
     overrides: Mapping[str, Mapping[str, Any]] | None = None,
     skip: str | Iterable[str] | None = None,
     X_heldout: Any = None,
@@ -106,11 +106,13 @@ def prune_network(
     strict_bound : {"clipped", "trained"}
         What a strict cascade puts in place of the bounds of one-sided rows, which the trained
         weights may violate: what these give, V (the paper's), or V only where it is further out.
-    output_weights : {"equal", "downstream"}
+    output_weights : {"equal", "downstream"} or Network
         What the errors of a layer's outputs count beside each other: all the same, or by how far
         each moves the network's output (:func:`.downstream_weights`). Then the radius, the gap and
         the violation of a layer are those of its weighted outputs, while errors and bounds stay in
-        its own units. With the same zeros the network's output changes less.
+        its own units. With the same zeros the network's output changes less. Given a network that
+        was pruned before, it is how far they move the output of that one, whose later layers
+        listen to a part of the outputs only.
     overrides : mapping of str to mapping, optional
         Other arguments for some layers: by name, by pattern (``"conv*"``), or by kind (``"dense"``,
         ``"conv2d"``). The keys are fields of :class:`.LayerSettings`. Names count more than
@@ -217,6 +219,8 @@ def prune_network(
 
 def plan_network(network: Network, X: Any, **arguments: Any) -> PruningPlan:
     """Return what a run will take, without running it: rows, memory, and a rough time.
+
+    To estimate the time, the solver or pipeline prunes small pieces of the layers.
 
     Parameters
     ----------

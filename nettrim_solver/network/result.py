@@ -19,7 +19,7 @@ from ..status import Status
 from .dead import DeadNeurons, dead_neurons, remove_dead_neurons
 from .graph import Network
 from .operations import Shape
-from .tasks import Stage
+from .stages import Stage
 
 if TYPE_CHECKING:
     from .paths import LayerPath

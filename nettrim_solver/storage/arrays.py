@@ -29,15 +29,18 @@ from ..network import (
     Affine,
     AveragePool2d,
     BatchNorm,
+    Concatenate,
     Conv2d,
     Dense,
     Dropout,
+    Embedding,
     Flatten,
     GlobalAveragePool,
     Layer,
     MaxPool2d,
     Network,
     Operation,
+    Part,
     Reshape,
     Softmax,
     Transpose,
@@ -49,8 +52,8 @@ FORMAT = "nettrim_solver.network/1"
 OPERATIONS: dict[str, type[Operation]] = {
     cls.__name__: cls
     for cls in (
-        Activate, Add, Affine, AveragePool2d, BatchNorm, Conv2d, Dense, Dropout, Flatten,
-        GlobalAveragePool, MaxPool2d, Reshape, Softmax, Transpose,
+        Activate, Add, Affine, AveragePool2d, BatchNorm, Concatenate, Conv2d, Dense, Dropout,
+        Embedding, Flatten, GlobalAveragePool, MaxPool2d, Part, Reshape, Softmax, Transpose,
     )
 }  # fmt: skip
 

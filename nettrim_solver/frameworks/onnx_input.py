@@ -1,0 +1,166 @@
+"""ONNX: which input of a model is fed, with what shape, and which output is looked at."""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..exceptions import ProblemError
+from ..network.operations import Shape
+from .onnx_file import import_onnx
+
+#: Entries of the largest sample.
+MAX_ENTRIES = 1 << 27
+
+
+def refuse_control_flow(model: Any) -> None:
+    """Raise if a node of a model has graphs of its own."""
+    onnx = import_onnx()
+    graphs = (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS)
+    for node in model.graph.node:
+        if any(attribute.type in graphs for attribute in node.attribute):
+            raise ProblemError(
+                f"the model must compute the same steps for every input, but {label(node)} is "
+                "control flow"
+            )
+
+
+def label(node: Any) -> str:
+    """Return operator and name of a node, for messages."""
+    return f"{node.op_type} {name_of(node)!r}"
+
+
+def name_of(node: Any) -> str:
+    """Return the name of a node, or that of its output."""
+    return str(node.name or next(filter(None, node.output), ""))
+
+
+def initial_values(model: Any) -> dict[str, Any]:
+    """Return the tensors that a model brings with it, by name."""
+    graph = model.graph
+    dense = {tensor.name: tensor for tensor in graph.initializer}
+    return dense | {tensor.values.name: tensor for tensor in graph.sparse_initializer}
+
+
+def given_values(model: Any, constants: Mapping[str, Any] | None) -> dict[str, NDArray[Any]]:
+    """Return the values of inputs that stay the same, in the dtype that the model declares."""
+    if constants is not None and not isinstance(constants, Mapping):
+        raise ProblemError(
+            f"constants must map names of inputs to arrays, but was {type(constants).__name__}"
+        )
+    known = {place.name: place for place in model.graph.input}
+    found = {}
+    for name, value in (constants or {}).items():
+        if name not in known:
+            raise ProblemError(f"constants must be inputs among {sorted(known)}, but has {name!r}")
+        try:
+            found[name] = np.asarray(value, dtype=declared(known[name])[1])
+        except (TypeError, ValueError) as error:
+            raise ProblemError(f"constants: {name!r} must be an array, but {error}") from None
+    return found
+
+
+def input_of(model: Any, name: str | None, given: Mapping[str, Any]) -> Any:
+    """Return the only input of a model, or the one of this name."""
+    brought = initial_values(model)
+    places = {p.name: p for p in model.graph.input if p.name not in brought and p.name not in given}
+    if name is not None and name not in places:
+        raise ProblemError(f"input must be one of {sorted(places)}, but was {name!r}")
+    if len(places) != 1:
+        if not places:
+            raise ProblemError("the model must have one input, but has none")
+        raise ProblemError(
+            f"the model must have one input, but has {sorted(places)}; give the others' values as "
+            "constants={name: array} (--onnx-constants FILE.npz)"
+        )
+    return next(iter(places.values()))
+
+
+def output_of(model: Any, name: str | None) -> str:
+    """Return the only output of a model, or the one of this name."""
+    names = [str(place.name) for place in model.graph.output]
+    if name is None and len(names) == 1:
+        return names[0]
+    if name not in names:
+        if not names:
+            raise ProblemError("the model must have an output, but has none")
+        was = "" if name is None else f", but was {name!r}"
+        raise ProblemError(f"output must be given (--onnx-output): one of {names}{was}")
+    return name
+
+
+def declared(place: Any) -> tuple[list[int | None] | None, np.dtype[Any]]:
+    """Return what a model says of an input: sizes, None where it does not, and dtype."""
+    kind = place.type.tensor_type
+    if not place.type.HasField("tensor_type") or not kind.elem_type:
+        raise ProblemError(f"input {place.name!r} must be a tensor of numbers")
+    try:
+        dtype = np.dtype(import_onnx().helper.tensor_dtype_to_np_dtype(kind.elem_type))
+    except KeyError:
+        dtype = np.dtype(object)
+    if dtype.kind not in "fiub":
+        raise ProblemError(f"input {place.name!r} must be a tensor of numbers, but is {dtype}")
+    if not kind.HasField("shape"):
+        return None, dtype
+    dims = [int(d.dim_value) if d.HasField("dim_value") else None for d in kind.shape.dim]
+    if not dims or any(n is not None and n < 1 for n in dims):
+        raise ProblemError(
+            f"input {place.name!r} must have axes, none of them of size 0, but has {dims}"
+        )
+    return dims, dtype
+
+
+def modes(dims: list[int | None] | None) -> tuple[str, ...]:
+    """Return how samples may be fed: several at once, one along the first axis, one as it is."""
+    if dims is None or dims[0] is None:
+        return ("batched", "single")
+    if len(dims) == 1:
+        return ("whole",)
+    return ("single",) if dims[0] == 1 else ("batched", "whole")
+
+
+def _positive(name: str, value: Any) -> Shape:
+    """Return positive integers as a tuple, or raise."""
+    try:
+        sizes = tuple(operator.index(n) for n in value)
+    except TypeError:
+        sizes = (0,)
+    if min(sizes, default=1) < 1:
+        raise ProblemError(f"{name} must hold the sizes of one sample, but was {value!r}")
+    return sizes
+
+
+def sample_sizes(
+    name: str, dims: list[int | None] | None, mode: str, input_shape: Iterable[int] | None
+) -> tuple[Shape, int | None]:
+    """Return the sizes of the input for one sample, and the axis of the samples."""
+    expected = None if dims is None else dims if mode == "whole" else dims[1:]
+    if input_shape is None:
+        if expected is None or None in expected:
+            shape = "unknown" if dims is None else ["?" if n is None else n for n in dims]
+            raise ProblemError(
+                f"input_shape must be given (--input-shape): one sample's sizes, without the "
+                f"samples; the model's input {name!r} has {shape}"
+            )
+        sample = tuple(n for n in expected if n is not None)
+    else:
+        sample = _positive("input_shape", input_shape)
+        if expected == [] and sample == (1,):
+            sample = ()
+        fits = expected is None or (
+            len(sample) == len(expected)
+            and all(n in (None, m) for n, m in zip(expected, sample, strict=True))
+        )
+        if not fits:
+            raise ProblemError(
+                f"input_shape must fit the model's input {name!r} of sizes {expected}, but was "
+                f"{sample}"
+            )
+    if math.prod(sample) > MAX_ENTRIES:
+        raise ProblemError(f"input {name!r} must fit into memory, but a sample has sizes {sample}")
+    return (sample, None) if mode == "whole" else ((1, *sample), 0)
