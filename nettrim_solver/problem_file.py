@@ -6,6 +6,7 @@ The file holds the constructor's arguments under their own names; a sparse X as 
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import tempfile
@@ -36,9 +37,12 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
     Raises
     ------
     OSError
-        If the folder is missing or not writable; an existing file is then left as it was.
+        If the folder is missing or not writable; an existing file is then left as it was. If the
+        path is that of a device or pipe.
     """
     target = Path(path)
+    if target.exists() and not (target.is_file() or target.is_dir()):
+        raise OSError(errno.EINVAL, "it is no ordinary file", os.fspath(target))
     try:
         handle, temporary = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent or ".")
         try:
@@ -157,6 +161,10 @@ def load_arrays(path: str | os.PathLike[str], what: str) -> dict[str, Any]:
                 return {name: file[name] for name in file.files}
     except FileNotFoundError:
         raise ProblemFileError(f"there is no file {path}") from None
+    except OSError as error:
+        if error.filename is None:  # it comes from what the file holds
+            raise unreadable(path, what, error) from None
+        raise ProblemFileError(f"{path} cannot be read: {error.strerror}") from None
     except ProblemError:
         raise
     except Exception as error:

@@ -445,3 +445,13 @@ def test_a_generator_is_not_held_in_memory(tmp_path):
     )
     assert calibration.n_samples == 5000
     assert peak < 4 * batch.nbytes
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_entries_whose_squares_overflow_are_refused(dtype):
+    data = np.ones((5, 2), dtype=dtype)
+    data[3, 1] = -2.0 * np.sqrt(np.finfo(dtype).max)
+    with pytest.raises(ProblemError, match="squares are finite, but one has"):
+        Calibration(data)
+    data[3, 1] = -0.5 * np.sqrt(np.finfo(dtype).max)
+    assert Calibration(data).n_samples == 5

@@ -151,7 +151,7 @@ def truncated(path):
 
 def folder(path):
     path.mkdir()
-    return "not a problem"
+    return "cannot be read"
 
 
 def without_radius(path):

@@ -63,6 +63,7 @@ def test_a_network_is_pruned_and_written(folder, capsys, inputs, budget):
     text = capsys.readouterr().out
     assert "1 of 2, W0: " in text and "optimal" in text and "pruned.npz" in text
     assert "\x1b" not in text
+    assert ("--solver alps or l0" in text) == (budget[0] != "--tolerance")
 
 
 def test_a_floor_of_accuracy_is_kept(folder, capsys):

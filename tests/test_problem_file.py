@@ -13,7 +13,7 @@ import scipy.sparse as sp
 from nettrim_solver import Problem, activations
 from nettrim_solver.activations import Activation
 from nettrim_solver.exceptions import ProblemError, ProblemFileError
-from nettrim_solver.problem_file import save_arrays
+from nettrim_solver.problem_file import load_arrays, save_arrays
 
 RNG = np.random.default_rng(11)
 X = RNG.standard_normal((9, 4))
@@ -324,3 +324,17 @@ def test_a_folder_that_cannot_be_written_leaves_the_old_file(tmp_path):
 def test_a_missing_folder_is_an_error_of_the_file_system(tmp_path):
     with pytest.raises(FileNotFoundError):
         save_arrays(tmp_path / "none" / "problem.npz", {"X": X})
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="the system has no named pipes")
+def test_a_pipe_is_not_replaced(tmp_path):
+    pipe = tmp_path / "pipe.npz"
+    os.mkfifo(pipe)
+    with pytest.raises(OSError, match="no ordinary file"):
+        save_arrays(pipe, {"x": np.zeros(2)})
+    assert pipe.is_fifo()
+
+
+def test_a_folder_is_said_to_be_unreadable(tmp_path):
+    with pytest.raises(ProblemFileError, match="cannot be read"):
+        load_arrays(tmp_path, "a file")

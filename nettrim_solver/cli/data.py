@@ -7,7 +7,6 @@ A file is named ``inputs.npy``, ``data.npz`` or ``data.npz:NAME``, with labels
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -106,7 +105,6 @@ def read_samples(
         _check_shape(X, model.network)
         # What Calibration finds out, such as NaN, is said with the name of the file.
         Calibration(X, model.network)
-        _check_size(X, model.network)
     except ProblemError as error:
         text = str(error).replace("the calibration data", "the array")
         text = text if str(path) in text else f"{path}: {text}"
@@ -197,17 +195,6 @@ def _check_shape(X: NDArray[Any], network: Network) -> None:
     raise ProblemError(
         f"the samples must have shape (n_samples, {sizes}), but have shape {X.shape}{remedy}"
     )
-
-
-def _check_size(X: NDArray[Any], network: Network) -> None:
-    """Raise for samples whose squares overflow, as those of a damaged file do."""
-    largest = max(float(X.max()), -float(X.min())) if X.dtype.kind == "f" else 0.0
-    limit = math.sqrt(np.finfo(network.dtype).max)
-    if largest > limit:
-        raise ProblemError(
-            f"the array must have entries of at most {limit:.2g} in size, whose squares "
-            f"{network.dtype} holds, but one has {largest:.2g}"
-        )
 
 
 @dataclass(frozen=True, eq=False)

@@ -46,6 +46,12 @@ data.npz:NAME:NAME (without names: the model's input or X; y).
 A recipe is a TOML file with arguments of prune_network, and a table [overrides.LAYER] for each
 layer that is treated otherwise. Options on the command line win."""
 
+#: Said after pruning by l1 to a number of zeros that was asked for.
+HINT = (
+    "These are the weights of least l1 norm at the errors reached, with proof. For accuracy at a "
+    "given number of zeros try --solver alps or l0, which prove nothing."
+)
+
 #: Options that are arguments of prune_network under the same name.
 ARGUMENTS = ("tolerance", "sparsity", "nnz", "max_error", "min_accuracy", "allocation", "mode",
              "output_weights", "solver", "seed", "max_rows", "time_limit", "n_threads")  # fmt: skip
@@ -125,7 +131,10 @@ def run(arguments: argparse.Namespace) -> int:
             model.network, calibration.X, X_heldout=None if heldout is None else heldout.X,
             callback=terminal.layer_reporter(screen, update), **given,
         )  # fmt: skip
-    return _finish(arguments, model, result, score, screen)
+    code = _finish(arguments, model, result, score, screen)
+    if not {"sparsity", "nnz"}.isdisjoint(given) and {"solver", "pipeline"}.isdisjoint(given):
+        screen.line(HINT)
+    return code
 
 
 def prune_arguments(arguments: argparse.Namespace) -> dict[str, Any]:

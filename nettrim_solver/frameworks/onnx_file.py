@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from ..exceptions import MissingDependencyError, ProblemError, ProblemFileError
 from ..problem_file import whole_file
+from .opaque import first_line
 
 #: Bytes of the largest message that protocol buffers can hold.
 LARGEST = 2**31 - 1
@@ -245,9 +246,3 @@ def translated() -> Iterator[None]:
     except Exception as error:
         # Its exceptions have no common class but Exception.
         raise ProblemError(f"onnxruntime says: {first_line(error)}") from None
-
-
-def first_line(error: Exception) -> str:
-    """Return what an exception says, in one line."""
-    lines = (str(error).strip() or type(error).__name__).splitlines()
-    return lines[0][:300]

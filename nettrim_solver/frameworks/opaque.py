@@ -91,4 +91,4 @@ def opaque_names(patterns: Any, parts: Mapping[str, Any]) -> frozenset[str]:
 
 def first_line(error: Exception) -> str:
     """Return what an error of a framework says, in one line."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]

@@ -64,7 +64,7 @@ class Calibration:
     ------
     ProblemError
         If there are no samples, if shapes or dtypes differ from each other or from the network's,
-        or if entries are NaN or infinite; the message has their number.
+        if entries are NaN or infinite (the message has their number), or if squares overflow.
 
     Notes
     -----
@@ -110,7 +110,7 @@ class Calibration:
             self._parts = [self._checked(batch, _which(i)) for i, batch in enumerate(data)]
         else:
             self._parts = [self._spilled(data, tempfile.gettempdir() if spill is None else spill)]
-        self._check_content()
+        self._check_content(None if network is None else network.dtype)
         if network is not None and network.shapes is None:
             network.shapes_for(self.sample_shape)
 
@@ -186,8 +186,8 @@ class Calibration:
                 spill.append(batch)
             return np.empty((0, 1)) if spill is None else spill.finish()
 
-    def _check_content(self) -> None:
-        """Raise if there are no samples, or entries that are not finite."""
+    def _check_content(self, dtype: Any) -> None:
+        """Raise if there are no samples, entries that are not finite, or squares that overflow."""
         if self.n_samples == 0:
             raise ProblemError(f"{WHAT} must hold samples, but is empty")
         if self.dtype.kind != "f":
@@ -195,6 +195,14 @@ class Calibration:
         bad = sum(int(batch.size - np.isfinite(batch).sum()) for batch in self.batches())
         if bad:
             raise ProblemError(f"{WHAT} must be finite, but holds {bad} NaN or infinite entries")
+        working = np.result_type(self.dtype, np.float32) if dtype is None else dtype
+        limit = math.sqrt(np.finfo(working).max)
+        largest = max(max(float(batch.max()), -float(batch.min())) for batch in self.batches())
+        if largest > limit:
+            raise ProblemError(
+                f"{WHAT} must have entries of at most {limit:.2g} in size, whose squares are "
+                f"finite, but one has {largest:.2g}"
+            )
 
 
 def _are_rows(data: Any) -> bool:

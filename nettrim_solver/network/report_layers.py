@@ -70,7 +70,10 @@ def _pictures(result: PruningResult, one: LayerReport) -> str:
     legend = f"Kept weights, {mask.shape[0]:,} x {mask.shape[1]:,}."
     if largest and max(mask.shape) > charts.MAX_CELLS:  # a cell may hold several weights
         legend += f" Darkest: {written(largest, 'percent')} kept."
-    figures = [(image, legend), (_histogram(pruned, trained), "Values: kept, before the trained.")]
+    figures = [
+        (image, legend),
+        (_histogram(pruned, trained), "Values: kept ones in front of the trained."),
+    ]
     return "".join(
         f"<figure>{picture}<figcaption>{escaped(text)}</figcaption></figure>"
         for picture, text in figures
