@@ -50,6 +50,9 @@ NEAR = 1e-2
 CARRIED_SHARE = 1e-2
 CARRIED_ROWS = 256
 
+#: How far beyond the point where a column may enter y is moved, so that it does.
+BEYOND = 1.0 + 1e-7
+
 #: Least radius, relative to the targets, that the steps of a penalised output are judged by.
 LEAST_LENGTH = 1e-6
 
@@ -300,8 +303,10 @@ def take_step(factorisation: Factorisation, output: Output, plan: Plan) -> bool:
         output.nu[plan.stiff] = 0.0
         output.nu[model.stiff] = np.where(model.force * model.signs >= 0, model.force, 0.0)
         slopes = model.push[:, 1]
-        if output.carried is not None:
+        if output.carried is not None and nu is not None:
             slopes = output.share * slopes + output.nu[model.stiff] / output.lambda_
+            move = output.nu - nu
+            output.nu = nu + _reach(factorisation, output, plan, move) * move
         output.tangent_nu = (model.stiff, slopes)
         output.settle_share()
     V[columns] = np.where(step.dropped[constant:], 0.0, V[columns] - step.delta[constant:])
@@ -311,6 +316,19 @@ def take_step(factorisation: Factorisation, output: Output, plan: Plan) -> bool:
         output.beta -= float(step.delta[0])
         output.tangent_beta = float(step.tangent[0])
     return True
+
+
+def _reach(factorisation: Factorisation, output: Output, plan: Plan, move: Array) -> float:
+    """Return which part of a move of y leaves resting columns optimal, but for the first to enter.
+
+    Where the support is too small for its working rows, the whole move would let many in at once.
+    """
+    slopes, limit = factorisation.adjoint(move[None])[0], output.lambda_ * output.penalty
+    rests = ~plan.support & (np.abs(plan.gradient) < limit)
+    rests &= np.abs(plan.gradient + slopes) > limit
+    slopes, gradient, limit = slopes[rests], plan.gradient[rests], limit[rests]
+    parts = (limit - np.sign(slopes) * gradient) / np.abs(slopes)
+    return min(BEYOND * float(parts.min(initial=np.inf)), 1.0)
 
 
 def _support(output: Output, gradient: Array, live: Mask, enter: bool) -> Mask:
