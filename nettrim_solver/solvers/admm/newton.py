@@ -47,8 +47,8 @@ NEAR = 1e-2
 #: A ball carries its y only where its multiplier is at most this share of the one at which W = 0
 #: becomes optimal (elsewhere the plain step does as well), and its working rows are at most this
 #: many: each is one more entry of the border.
-CARRIED_SHARE = 1e-2
-CARRIED_ROWS = 256
+CARRIED_SHARE = 1e-3
+CARRIED_ROWS = 1024
 
 #: How far beyond the point where a column may enter y is moved, so that it does.
 BEYOND = 1.0 + 1e-7
