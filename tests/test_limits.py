@@ -4,6 +4,7 @@ from itertools import product
 
 import numpy as np
 import pytest
+from scipy.optimize import linprog
 from sklearn.linear_model import Lasso
 
 from nettrim_solver import Problem, Status, instances, solve
@@ -131,6 +132,77 @@ def test_the_error_falls_with_the_radius(formulation):
         solve(problem.replace(tolerance=g)).certificate.objective for g in (0.05, 0.1, 0.2, 0.4)
     ]
     assert np.all(np.diff(values) < 0)
+
+
+# Vanishing budgets with few samples: all but equalities, and many ways to meet them ------------
+
+
+def least_norm(X, lower, upper, intercept):
+    """The least l1 norm of one output at radius zero, and the length of a dual point that shows it.
+
+    By a linear program in the weights' positive and negative parts and the intercept.
+    """
+    A = np.column_stack([X, -X, np.full(len(X), float(intercept))])
+    fixed, above, below = lower == upper, np.isfinite(upper), np.isfinite(lower)
+    above, below = above & ~fixed, below & ~fixed
+    ends = {"A_eq": A[fixed], "b_eq": upper[fixed]} if fixed.any() else {}
+    cost = np.append(np.ones(2 * X.shape[1]), 0.0)
+    bounds = [(0, None)] * 2 * X.shape[1] + [(None, None)]
+    answer = linprog(
+        cost, A_ub=np.vstack([A[above], -A[below]]), b_ub=np.append(upper[above], -lower[below]),
+        bounds=bounds, **ends,
+    )  # fmt: skip
+    return answer.fun, np.hypot(
+        *map(np.linalg.norm, (answer.eqlin.marginals, answer.ineqlin.marginals))
+    )
+
+
+def wide(activation, formulation, budget, **more):
+    """A small problem with half as many samples as inputs, and the answers at radius zero."""
+    problem = instances.random_layer(
+        20, 40, 3, activation=activation, formulation=formulation, tolerance=budget, seed=6, **more
+    ).problem
+    lower, upper = problem.box()
+    answers = [
+        least_norm(problem.X, lower[:, j], upper[:, j], problem.intercept)
+        for j in range(problem.n_outputs)
+    ]
+    return problem, *np.transpose(answers)
+
+
+@pytest.mark.parametrize("fraction", [1e-4, 1e-6, 1e-8])
+@pytest.mark.parametrize("intercept", [False, True])
+@pytest.mark.parametrize("formulation", ["penalised", "penalised_strict"])
+@pytest.mark.parametrize("activation", ["relu", "identity"])
+def test_a_vanishing_penalty_is_a_linear_program(activation, formulation, intercept, fraction):
+    problem, norms, lengths = wide(activation, formulation, fraction, intercept=intercept)
+    solution = solve(problem)
+    assert solution.statuses == (Status.OPTIMAL,) * problem.n_outputs
+    values = solution.certificate.objectives / problem.lambda_
+    slack = TOLERANCE["linear_program"] * norms
+    assert np.all(values <= norms + slack)
+    # Along the linear program's dual point the bound is a parabola of lambda.
+    assert np.all(values >= norms - 0.5 * problem.lambda_ * lengths**2 - slack)
+
+
+@pytest.mark.parametrize("tolerance", [1e-3, 1e-5, 1e-7])
+@pytest.mark.parametrize("intercept", [False, True])
+@pytest.mark.parametrize(("formulation", "radius"), BALLS)
+@pytest.mark.parametrize("activation", ["relu", "identity"])
+def test_a_vanishing_radius_is_a_linear_program(
+    activation, formulation, radius, intercept, tolerance
+):
+    problem, norms, lengths = wide(
+        activation, formulation, tolerance, intercept=intercept, radius=radius
+    )
+    solution = solve(problem)
+    assert solution.statuses == (Status.OPTIMAL,) * problem.n_outputs
+    values = solution.certificate.objectives
+    if radius == "joint":
+        values, norms, lengths = values.sum(), norms.sum(), np.linalg.norm(lengths)
+    slack = TOLERANCE["linear_program"] * norms
+    assert np.all(values <= norms + slack)
+    assert np.all(values >= norms - problem.epsilon * lengths - slack)
 
 
 # One form against another ----------------------------------------------------------------------

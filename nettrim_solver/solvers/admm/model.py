@@ -78,16 +78,30 @@ class Model:
         if system.damping > 0.0:
             self.stiffness = min(self.stiffness, SOFTENED / system.damping)
         self.rows = np.zeros((0, len(right)))
-        self.y = self.excess = self.signs = self.doubled = np.zeros(0)
+        self.y = self.signs = self.doubled = np.zeros(0)
         self.push = np.zeros((0, 2))
         self.stiff = np.zeros(0, dtype=np.int64)
+        self.goal, self.weight, self.direction = np.zeros((0, 2)), np.zeros(0), cost
 
     def add_stiff_rows(self, stiff: Index, y: Array, excess: Array, signs: Array) -> None:
         """Make hard rows equalities, ``rows @ delta = excess``, with multipliers from y."""
-        self.stiff, self.y, self.excess, self.signs = stiff, y, excess, signs
+        self.stiff, self.y, self.signs = stiff, y, signs
         self.rows = gather(self.system.factorisation, stiff, self.system.columns, np.float64)
         # Those in the base count there with weight 1 already.
         self.doubled = self.system.rows[stiff].astype(np.float64)
+        self.goal = np.column_stack([excess, np.zeros(len(stiff))])
+        self.weight = np.full(len(stiff), self.stiffness)
+
+    def soften(self, carried: Mask, share: float) -> None:
+        """Let some of the stiff rows give way: ``rows @ delta = excess - share (y + push)``.
+
+        It is then the share that moves with lambda, and lambda the unit of y.
+        """
+        soft = np.where(carried, share, 0.0)
+        self.goal[:, 0] -= soft * self.y
+        self.goal[:, 1] = np.where(carried, -self.y / self.lambda_, 0.0)
+        self.weight = 1.0 / (soft + 1.0 / (self.weight + self.doubled)) - self.doubled
+        self.direction = np.zeros_like(self.cost)
 
     def solve(self, square: float, epsilon: float | None) -> Step | None:
         """Return the step from a point whose ball rows have the given squared norm."""
@@ -125,31 +139,28 @@ class Model:
         b = c - len(self.stiff)
         diagonal, values = np.zeros(len(keys)), np.zeros((len(keys), 2))
         diagonal[a:c] = self.row_diagonal
-        values[:a], values[b:c, 0], values[c:, 0] = (
-            self.full[active], self.excess, self.start[held],
-        )  # fmt: skip
+        values[:a], values[b:c], values[c:, 0] = self.full[active], self.goal, self.start[held]
         try:
             x, z = system.solve(self.base, keys, diagonal, values, active)
         except np.linalg.LinAlgError:
             return False
         x[held, 0], x[held, 1] = self.start[held], 0.0
         self.u, self.v, self.held, self.pull = x[:, 0], x[:, 1], held, z[c:, 0]
-        self.push = -z[b:c] * (1.0 + self.doubled / self.stiffness)[:, None]
+        self.push = -z[b:c] * (1.0 + self.doubled / self.weight)[:, None]
         return bool(np.isfinite(x).all() and np.isfinite(z).all())
 
     def _set_rows(self) -> None:
         """Set what depends on the rows: right sides, their base's solution, the rows' borders."""
         system = self.system
-        self.full = np.column_stack([self.right + self.lambda_ * self.cost, self.cost])
+        self.full = np.column_stack([self.right + self.lambda_ * self.cost, self.direction])
         changed = self.member != system.rows
         changed[self.stiff] = False
         rows = np.flatnonzero(changed)
         self.row_diagonal = np.where(self.member[rows], -1.0, 1.0)
         if len(self.stiff):
-            self.full[:, 0] += (self.doubled * self.excess) @ self.rows
+            self.full += self.rows.T @ (self.doubled[:, None] * self.goal)
             rows = np.concatenate([rows, self.stiff])
-            stiff = np.full(len(self.stiff), -1.0 / self.stiffness)
-            self.row_diagonal = np.concatenate([self.row_diagonal, stiff])
+            self.row_diagonal = np.concatenate([self.row_diagonal, -1.0 / self.weight])
         self.row_keys = system.row_keys(rows)
         self.base = system.base_solution(self.full)
 
@@ -159,7 +170,7 @@ class Model:
         if not wrong.any():
             return False
         self.right, self.full = self.right - self.y[wrong] @ self.rows[wrong], None
-        for name in ("rows", "y", "excess", "signs", "stiff", "doubled", "force", "push"):
+        for name in ("rows", "y", "signs", "stiff", "doubled", "force", "push", "goal", "weight"):
             setattr(self, name, getattr(self, name)[~wrong])
         return True
 

@@ -44,6 +44,18 @@ STIFF_SHARE = 0.75
 #: Residual up to which the first step is trusted in any case.
 NEAR = 1e-2
 
+#: A ball carries its y only where its multiplier is at most this share of the one at which W = 0
+#: becomes optimal (elsewhere the plain step does as well), and its working rows are at most this
+#: many: each is one more entry of the border.
+CARRIED_SHARE = 1e-3
+CARRIED_ROWS = 1024
+
+#: How far beyond the point where a column may enter y is moved, so that it does.
+BEYOND = 1.0 + 1e-7
+
+#: Least radius, relative to the targets, that the steps of a penalised output are judged by.
+LEAST_LENGTH = 1e-6
+
 #: Share of its columns up to which a step may drop some and still is calm.
 CALM = 0.02
 
@@ -60,6 +72,10 @@ class Output:
     ``radius`` the one to be kept; ``scale`` is what violations are measured against; ``hard``
     (None without) says which rows are hard, and ``nu`` holds y on them. The tangents are
     ``-dV / dlambda`` and, as pairs of rows and values, ``dnu / dlambda``. ``name`` is the caller's.
+
+    A small multiplier may have its ball rows `carried` (:func:`carry`): they count as hard, too,
+    but give way by ``share * y``; `lambda_` is then but the unit of y, and ``share * lambda_`` the
+    multiplier. ``miss`` is how far they are from that, ``length`` what it is measured against.
     """
 
     name: int
@@ -77,6 +93,10 @@ class Output:
     tangent: Array
     tangent_beta: float
     tangent_nu: tuple[Index, Array]
+    carried: Mask | None = None
+    share: float = 1.0
+    length: float = 0.0
+    miss: float = 0.0
     proved: bool = False
     sweep: int = 0
     progress: int = 0
@@ -93,6 +113,58 @@ class Output:
 
     def __post_init__(self) -> None:
         self.fixed = self.lower == self.upper
+        self.length = self.scale
+
+    @property
+    def multiplier(self) -> float:
+        """The multiplier of the ball."""
+        return self.share * self.lambda_
+
+    def force(self) -> float:
+        """Return the squared norm of y over the ball's rows."""
+        return self.square if self.carried is None else _square(self.y[self.carried])
+
+    def measure(self, z: Array) -> None:
+        """Tell the distances of carried rows at the pre-activations z from those of hard ones."""
+        if self.carried is not None:
+            E = z - np.clip(z, self.lower, self.upper)
+            self.square, self.excess = _square(E[self.carried]), _square(E[~self.carried])
+            self.miss = float(np.sqrt(_square((E - self.share * self.y)[self.carried])))
+
+    def settle_share(self) -> None:
+        """Let carried rows give way as far as the radius allows at their present y."""
+        if self.carried is not None and np.isfinite(self.epsilon):
+            assert self.nu is not None
+            length = np.sqrt(_square(self.nu[self.carried]))
+            if length > 0.0:
+                self.share = min(self.epsilon / length, CARRIED_SHARE)
+
+
+def carry(output: Output, unit: float, theta: NDArray[np.floating]) -> None:
+    """Carry y as the multiplier of the ball's rows, in this unit, where lambda is small.
+
+    The distance ``y = lambda theta`` of the plain step vanishes with lambda, and with it the range
+    in which a step leaves the working rows what they are. Carried, ``theta`` is a variable of its
+    own: rows are ``X~_A (V - delta) - t_A = share (y + dy)``, which stays well conditioned as
+    lambda vanishes, and ends in equalities.
+    """
+    share = output.lambda_ / unit
+    works = np.count_nonzero((theta != 0) | output.fixed)
+    idle = np.isinf(output.epsilon) and np.isfinite(output.radius)
+    if idle or share > CARRIED_SHARE or works > CARRIED_ROWS:
+        return
+    every = np.ones(len(output.lower), dtype=bool)
+    output.carried = every if output.hard is None else ~output.hard
+    output.hard, output.nu = every, unit * theta.astype(np.float64)
+    output.lambda_, output.share = unit, share
+    output.settle_share()
+    if np.isinf(output.radius):
+        length = share * np.sqrt(_square(output.nu[output.carried]))
+        output.length = max(float(length), LEAST_LENGTH * output.scale)
+
+
+def _square(values: Array) -> float:
+    return float(values @ values)
 
 
 @dataclass
@@ -136,6 +208,8 @@ def plan_step(
         stiff = np.flatnonzero(sides)
         signs = np.sign(sides[stiff])
         excess = z[stiff] - np.where(signs > 0, output.upper[stiff], output.lower[stiff])
+        if output.carried is not None:
+            signs[output.fixed[stiff]] = 0.0  # either sign will do
     output.double |= output.sweep > SINGLE_SWEEPS
     if not _usable(output, support, rows, stiff):
         base = rows.copy()
@@ -215,7 +289,11 @@ def take_step(factorisation: Factorisation, output: Output, plan: Plan) -> bool:
     )
     if len(plan.stiff):
         model.add_stiff_rows(plan.stiff, output.y[plan.stiff], plan.excess, plan.signs)
-    step = model.solve(output.square, output.epsilon if np.isfinite(output.epsilon) else None)
+    given = np.isinf(output.epsilon)
+    if output.carried is not None:
+        model.soften(output.carried[plan.stiff], output.share)
+        given = True
+    step = model.solve(output.square, None if given else output.epsilon)
     if step is None:
         return False
     drops = np.count_nonzero(step.dropped & model.support) / np.count_nonzero(model.support)
@@ -223,8 +301,14 @@ def take_step(factorisation: Factorisation, output: Output, plan: Plan) -> bool:
     output.lambda_ += step.change
     if output.nu is not None:
         output.nu[plan.stiff] = 0.0
-        output.tangent_nu = (model.stiff, model.push[:, 1])
-        output.nu[model.stiff] = np.where(model.force * model.signs > 0, model.force, 0.0)
+        output.nu[model.stiff] = np.where(model.force * model.signs >= 0, model.force, 0.0)
+        slopes = model.push[:, 1]
+        if output.carried is not None and nu is not None:
+            slopes = output.share * slopes + output.nu[model.stiff] / output.lambda_
+            move = output.nu - nu
+            output.nu = nu + _reach(factorisation, output, plan, move) * move
+        output.tangent_nu = (model.stiff, slopes)
+        output.settle_share()
     V[columns] = np.where(step.dropped[constant:], 0.0, V[columns] - step.delta[constant:])
     output.tangent[:] = 0.0
     output.tangent[columns] = step.tangent[constant:]
@@ -232,6 +316,19 @@ def take_step(factorisation: Factorisation, output: Output, plan: Plan) -> bool:
         output.beta -= float(step.delta[0])
         output.tangent_beta = float(step.tangent[0])
     return True
+
+
+def _reach(factorisation: Factorisation, output: Output, plan: Plan, move: Array) -> float:
+    """Return which part of a move of y leaves resting columns optimal, but for the first to enter.
+
+    Where the support is too small for its working rows, the whole move would let many in at once.
+    """
+    slopes, limit = factorisation.adjoint(move[None])[0], output.lambda_ * output.penalty
+    rests = ~plan.support & (np.abs(plan.gradient) < limit)
+    rests &= np.abs(plan.gradient + slopes) > limit
+    slopes, gradient, limit = slopes[rests], plan.gradient[rests], limit[rests]
+    parts = (limit - np.sign(slopes) * gradient) / np.abs(slopes)
+    return min(BEYOND * float(parts.min(initial=np.inf)), 1.0)
 
 
 def _support(output: Output, gradient: Array, live: Mask, enter: bool) -> Mask:

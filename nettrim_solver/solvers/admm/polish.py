@@ -25,6 +25,9 @@ then on (:mod:`.working_set`), in float32 where that will do: it is only the pre
 exactly evaluated conditions. Where it is near singular, steps are damped by proximal terms of the
 weights and of the multipliers, which fade as the steps become calm.
 
+Where lambda is small an attempt that failed is followed by one that carries y on the ball's rows as
+on hard ones, and lets them give way by lambda times theta (:func:`.newton.carry`).
+
 Nothing is accepted here but answers whose gap and violation are within tolerance.
 
 References
@@ -131,6 +134,7 @@ def evaluate(factorisation: Factorisation, outputs: list[Output]) -> tuple[Array
         hard, nu = NO_ROWS if output.hard is None else (output.hard, output.nu)
         kernels.conditions(z, output.lower, output.upper, hard, nu, factorisation.intercept, y, row)
         output.y, output.square, output.excess = y, float(row[0]), float(row[1])
+        output.measure(z)
         output.beta += float(row[5])
     if not factorisation.intercept:
         sums[:, 2] = 0.0  # nothing asks for balance
@@ -149,13 +153,12 @@ def _solved(output: Output, gradient: Array, sums: Array, tolerances: Tolerances
         ratios = np.where(limit > 0, slopes / limit, np.where(slopes > 1e-9 * ball, np.inf, 0.0))
         ratio = float(ratios.max())
         if np.isfinite(output.epsilon):
-            force = square if output.hard is None else output.square
-            bound = -support - output.epsilon * np.sqrt(force)
+            bound = -support - output.epsilon * np.sqrt(output.force())
             bound, value = bound / (lambda_ * max(ratio, 1e-300)), objective
         else:
-            force, ratio = output.square, max(ratio, 1.0)
+            force, ratio = output.share * output.force(), max(ratio, 1.0)
             bound = (-support / ratio - 0.5 * force / ratio**2) / lambda_
-            value = objective + 0.5 * output.square / lambda_
+            value = objective + 0.5 * output.square / output.multiplier
         gap = abs(value - bound) / max(value, 1e-300)
     if value == 0.0 and kept:
         gap = 0.0
@@ -180,7 +183,7 @@ def _judge_step(output: Output) -> bool:
         miss = np.sqrt(output.excess)
         if np.isfinite(output.epsilon):
             miss += abs(np.sqrt(output.square) - output.epsilon)
-        merit = (0.0, min(output.residual, 1.0) + float(miss) / output.scale)
+        merit = (0.0, min(output.residual, 1.0) + (float(miss) + output.miss) / output.length)
         lambda_, slack = 0.0, RESIDUAL_SLACK
     if output.merit is None:
         output.merit = merit

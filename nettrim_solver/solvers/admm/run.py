@@ -20,7 +20,7 @@ from ...problem import Problem
 from ...status import Status
 from .. import Context, Progress, kernels
 from .factorisation import Factorisation
-from .newton import Output
+from .newton import Output, carry
 from .polish import Tolerances, polish
 
 Array = NDArray[np.float64]
@@ -83,6 +83,7 @@ class Run:
             settings.polish_sweeps,
         )
         self.natural = np.ones(problem.n_outputs)
+        self.tries = np.zeros(problem.n_outputs, dtype=np.int64)
         M, N, P = problem.n_outputs, problem.n_inputs, problem.n_samples
         self.answer = Answer(
             V=np.zeros((M, N)), beta=np.zeros(M), tangent=np.zeros((M, N)),
@@ -190,6 +191,7 @@ class Run:
             if output.proved and epsilon is not None and not np.isfinite(multiplier[k]):
                 output.proved = self._keeps_idle(j, output)
             proved[k] = output.proved
+            self.tries[j] += not output.proved  # the next attempt is made the other way
             if output.proved:
                 self._store_output(j, output)
                 self.finish([j], iteration)
@@ -261,7 +263,7 @@ class Run:
                 equality = np.inf
             if point or idle or multiplier <= 0:
                 multiplier = float(self.natural[column])
-        return Output(
+        output = Output(
             name=name, lower=lower, upper=upper, penalty=self.penalty([column])[0],
             epsilon=equality, radius=radius, scale=scale, hard=hard, V=V.copy(), beta=float(beta),
             lambda_=float(multiplier),
@@ -270,13 +272,16 @@ class Run:
             tangent_beta=float(self.answer.tangent_beta[column]),
             tangent_nu=self.answer.tangent_nu[column],
         )  # fmt: skip
+        if self.tries[column] % 2:
+            carry(output, float(self.natural[column]), theta)
+        return output
 
     def _store_output(self, j: int, output: Output) -> None:
         answer = self.answer
         answer.V[j], answer.beta[j] = output.V, output.beta
         answer.tangent[j], answer.tangent_beta[j] = output.tangent, output.tangent_beta
         answer.tangent_nu[j] = output.tangent_nu
-        answer.lambda_[j], answer.square[j] = output.lambda_, output.square
+        answer.lambda_[j], answer.square[j] = output.multiplier, output.square
         answer.theta[:, j] = output.y / output.lambda_
 
     def finish(self, columns: Any, iteration: int) -> None:
