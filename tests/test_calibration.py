@@ -16,14 +16,19 @@ from nettrim_solver.network import (
     Activate,
     Add,
     Calibration,
+    Concatenate,
     Conv2d,
     Dense,
+    Embedding,
     Flatten,
+    GlobalAveragePool,
     MaxPool2d,
     Network,
+    Part,
     choose_rows,
     collect,
     collect_bytes,
+    prune_network,
     spill,
 )
 
@@ -455,3 +460,42 @@ def test_entries_whose_squares_overflow_are_refused(dtype):
         Calibration(data)
     data[3, 1] = -0.5 * np.sqrt(np.finfo(dtype).max)
     assert Calibration(data).n_samples == 5
+
+
+def test_double_samples_of_a_single_network_may_be_as_large_as_double_ones():
+    X = 1e25 * RNG.standard_normal((40, 4))
+    network = Network([Dense(RNG.standard_normal((4, 3)).astype(np.float32))])
+    with pytest.raises(ProblemError, match="squares are finite"):
+        Calibration(X.astype(np.float32), network)
+    result = prune_network(network, X, tolerance=0.2)
+    assert result.sparsity > 0 and result.output_error <= result.output_bound < 0.21
+
+
+def test_samples_without_entries_are_refused():
+    with pytest.raises(ProblemError, match="must hold samples"):
+        Calibration(np.empty((5, 0)))
+
+
+def test_calibration_data_of_another_network_are_refused_before_work():
+    network = Network([GlobalAveragePool(), Dense(np.ones((2, 3)), name="d")], (2, 8, 8))
+    with pytest.raises(
+        ProblemError, match=r"^X: .*samples of shape \(2, 8, 8\), but .*\(2, 6, 6\)"
+    ):
+        prune_network(network, Calibration(np.ones((5, 2, 6, 6))), nnz=3)
+
+
+@pytest.mark.parametrize("argument", ["X", "X_heldout"])
+def test_numbers_in_no_table_are_found_before_any_layer_is_pruned(argument):
+    shapes, pruned = [(4,), (2,)], []
+    network = Network([
+        Part(shapes, 0), Dense(RNG.standard_normal((4, 3)), name="first"),
+        Part(shapes, 1, inputs="input"), Embedding(np.ones((5, 2))), Flatten(),
+        Concatenate(inputs=("first", "flatten_0")), Dense(RNG.standard_normal((7, 2)), name="last"),
+    ])  # fmt: skip
+    X = np.concatenate([RNG.standard_normal((30, 4)), RNG.integers(0, 5, (30, 2))], axis=1)
+    beyond = X.copy()
+    beyond[7, 5] = 5
+    given = {"X": X, "X_heldout": X, argument: beyond}
+    with pytest.raises(ProblemError, match=f"^{argument}: .*whole numbers from 0 to 4, but gets 5"):
+        prune_network(network, tolerance=0.1, callback=pruned.append, **given)
+    assert not pruned

@@ -159,8 +159,9 @@ def test_the_other_inputs_of_a_model_keep_the_values_given(two_inputs, capsys):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], "has ['factor', 'x']; give the others'"),
         (["--onnx-input", "x"], "--onnx-constants FILE.npz"),
+        (["--input-shape", "4"], "for each of the inputs ['x', 'factor']"),
+        (["--input-shape", "4", "--input-shape", "2"], "must fit the model's input 'factor'"),
         (["--onnx-constants", "wrong.npz"], "among ['factor', 'x'], but has 'factro'"),
         (["--onnx-constants", "nothing.npz"], "--onnx-constants: there is no file nothing.npz"),
     ],
@@ -168,6 +169,61 @@ def test_the_other_inputs_of_a_model_keep_the_values_given(two_inputs, capsys):
 def test_other_inputs_without_values_are_one_line(two_inputs, capsys, words, message):
     assert main(["inspect", "two.onnx", *words]) == 2
     assert message in one_error(capsys)
+
+
+def test_arrays_named_after_all_inputs_are_joined(two_inputs, capsys):
+    onnx, runtime = (pytest.importorskip(name) for name in ("onnx", "onnxruntime"))
+    assert main(["inspect", "two.onnx", "--input-shape", "4", "--input-shape", "3"]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert "'x' of shape (n_samples, 4) and 'factor' of shape (n_samples, 3)" in text
+    rng = np.random.default_rng(1)
+    inputs = {"factor": rng.standard_normal((30, 3)), "x": rng.standard_normal((30, 4))}
+    inputs = {name: array.astype(np.float32) for name, array in inputs.items()}
+    np.savez("both.npz", labels=rng.integers(3, size=30), **inputs)
+    words = ["prune", "two.onnx", "--calibration", "both.npz", "--validation", "both.npz",
+             "--sparsity", "0.5", "--solver", "wanda", "--json", "-o", "out.onnx"]  # fmt: skip
+    assert main(words) == 0
+    found = json.loads(capsys.readouterr().out)
+    outputs = []
+    for name in ("two.onnx", "out.onnx"):
+        session = runtime.InferenceSession(name, providers=["CPUExecutionProvider"])
+        outputs.append(session.run(["y"], inputs)[0])
+    accuracy = np.mean(outputs[1].argmax(axis=1) == np.load("both.npz")["labels"])
+    assert found["validation"]["pruned"] == accuracy
+    measured = np.linalg.norm(outputs[1] - outputs[0]) / np.linalg.norm(outputs[0])
+    assert measured == pytest.approx(found["output_error"], rel=100 * TOLERANCE["network_single"])
+    pruned = onnx.numpy_helper.to_array(onnx.load("out.onnx").graph.initializer[0])
+    assert np.count_nonzero(pruned) == 6
+
+
+X4, F3 = np.ones((5, 4), np.float32), np.ones((5, 3), np.float32)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "source", "message"),
+    [
+        ({"x": X4}, "a.npz", "must hold an array for each input of the model, ['x', 'factor']"),
+        ({"x": X4}, "a.npz", "but lacks ['factor']\n"),
+        ({"X": X4}, "a.npz", "but lacks ['x', 'factor'] and has ['X'] besides"),
+        ({"x": X4, "factor": F3, "z": F3}, "a.npz", "but has ['z'] besides"),
+        ({"x": X4, "factor": F3}, "a.npz:x", "'x' alone is not enough, there must be an array for"),
+        ({"x": X4, "factor": F3[:4]}, "a.npz", "as many samples for all inputs, but has {'x': 5, "),
+        ({"x": X4, "factor": X4}, "a.npz", "the samples of 'factor' must have shape (n_samples, 3"),
+        ({"x": X4, "factor": F3[:, None]}, "a.npz", "X.reshape(-1, 3) has it"),
+        ({"x": X4, "factor": np.float32(1)}, "a.npz", "'factor' must have shape"),
+        ({"x": X4, "factor": F3.astype(str)}, "a.npz", "number 1 has shape (5, 3) and dtype <U"),
+        ({"x": X4, "factor": F3, "y": F3[:4]}, "a.npz", "labels must be as many as the samples, 5"),
+        (X4, "a.npy", "a.npy: one array is not enough: in Python, numpy.savez"),
+    ],
+)
+def test_arrays_that_are_not_those_of_all_inputs_are_one_line(
+    two_inputs, capsys, arrays, source, message
+):
+    np.savez("a.npz", **arrays) if isinstance(arrays, dict) else np.save("a.npy", arrays)
+    words = ["--calibration", source, "--sparsity", "0.5", "-o", "out.onnx"]
+    assert main(["prune", "two.onnx", *words]) == 2
+    error = one_error(capsys)
+    assert message in error and source.split(":")[0] in error and "--calibration" in error
 
 
 def test_what_cannot_be_pruned_is_listed_with_its_reason(folder, capsys):

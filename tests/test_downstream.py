@@ -257,5 +257,11 @@ def test_bad_input():
     stranger = Network([Dense(np.eye(12), np.zeros(12), name="hidden")])
     with pytest.raises(SettingsError, match="layer 'hidden': output_weights must be a network"):
         prune_network(mlp(), X, sparsity=0.5, output_weights=stranger)
+    deeper = Network([Dense(np.ones((3, 12))), Dense(np.ones((12, 8)), name="hidden")])
+    for how in ({}, {"allocation": "output_error"}):
+        with pytest.raises(SettingsError, match=r"inputs of shape \(12,\), but takes \(3,\)"):
+            prune_network(
+                mlp(), X, sparsity=0.5, overrides={"hidden": {"output_weights": deeper}}, **how
+            )
     with pytest.raises(SettingsError, match="output_weights must be one of .*'equal'"):
         prune_network(mlp(), X, sparsity=0.5, output_weights="upstream")

@@ -19,7 +19,7 @@ from nettrim_solver.network import (
     Network,
     Part,
 )
-from nettrim_solver.network.bounds import lipschitz
+from nettrim_solver.network.bounds import lipschitz, signal_bounds
 from nettrim_solver.network.gathering import split
 
 RNG = np.random.default_rng(3)
@@ -48,13 +48,17 @@ def test_joined_inputs_keep_their_numbers():
     join_inputs(ids + 1, numbers.astype(np.float64))
 
 
+def test_half_precision_is_joined_in_single():
+    rows = join_inputs(np.array([[0.5]], np.float16), np.array([[100_001]]))
+    assert rows.dtype == np.float32 and rows.tolist() == [[0.5, 100_001]]
+
+
 @pytest.mark.parametrize("axis", [0, 1, -1])
 def test_concatenation(axis):
     signals = [RNG.standard_normal((5, 2, 3, 3)) for _ in range(3)]
     found = Concatenate(axis).apply(*signals)
     expected = np.stack([np.concatenate([s[i] for s in signals], axis=axis) for i in range(5)])
     np.testing.assert_array_equal(found, expected)
-    # The error of all arguments together is that of each: the bound adds them.
     assert lipschitz(Concatenate(axis), (2, 3, 3)) == lipschitz(Part([(2,), (3,)], 0), (5,)) == 1
 
 
@@ -86,6 +90,23 @@ def test_a_network_with_two_inputs_is_pruned():
         network(join_inputs(kinds + 1, numbers))
 
 
+@pytest.mark.parametrize("cascade", [True, False])
+def test_squared_errors_add_up_side_by_side(cascade):
+    network = Network([
+        Dense(np.eye(2), name="a"), Dense(np.eye(2), name="b", inputs="input"),
+        Concatenate(inputs=("a", "b"), name="both"), Concatenate(inputs=("both", "a"), name="more"),
+    ])  # fmt: skip
+    bounds = signal_bounds(network, network.shapes, {"a": 3.0, "b": 4.0}, cascade)
+    assert bounds["both"] == 5.0 and bounds["more"] == pytest.approx(34**0.5)
+    bounds = signal_bounds(network, network.shapes, {"a": None, "b": 4.0}, cascade)
+    assert bounds["both"] == np.inf
+
+
+def test_parts_tell_the_shape_of_the_input():
+    network = Network([Part([(2, 3), ()], 0), Flatten(), Dense(np.ones((6, 1)))])
+    assert network.input_shape == (7,)
+
+
 BAD = {
     "one": (lambda: Concatenate().apply(np.ones((2, 3))), r"two or more signals"),
     "sizes": (lambda: Concatenate(inputs=("a", "b")).output_shape((2, 3), (2, 4)),
@@ -102,6 +123,7 @@ BAD = {
     "samples": (lambda: join_inputs(np.ones((2, 1)), np.ones((3, 1))), "number 1 has shape"),
     "words": (lambda: join_inputs(np.array([["a"]])), "number 0 .* dtype <U1"),
     "nothing": (lambda: join_inputs(), "at least one array"),
+    "ragged": (lambda: join_inputs(np.ones((2, 1)), [[1], [2, 3]]), "number 1 must be an array"),
 }  # fmt: skip
 
 

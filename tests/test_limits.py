@@ -267,6 +267,19 @@ def test_the_multiplier_links_ball_and_penalty(formulation, radius):
     np.testing.assert_allclose(linked.W, ball.W, atol=TOLERANCE["multiplier"])
 
 
+def test_a_joint_radius_that_is_not_reached_needs_no_force():
+    """Hard rows leave vertices; the ball round the matched ones is wider than the best of them."""
+    problem = instances.random_layer(
+        40, 12, 3, activation="hard_tanh", defects=["unpenalised"], formulation="strict",
+        radius="joint", intercept=True, tolerance=0.8, seed=532,
+    ).problem  # fmt: skip
+    solution = solve(problem)
+    assert solution.status is Status.OPTIMAL
+    lower, upper = problem.box()
+    E = np.where(lower == upper, problem.X @ solution.W + solution.b - lower, 0.0)
+    assert np.linalg.norm(E) < 0.9 * problem.epsilon
+
+
 # Degenerate shapes -----------------------------------------------------------------------------
 
 

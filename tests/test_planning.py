@@ -49,6 +49,20 @@ def test_the_time_of_the_layer_goes_on_from_the_last_two_pieces(monkeypatch, slo
     assert (pieces[-1] == 1.0) == (slow == 0)
 
 
+def test_a_solver_that_is_slow_on_a_first_piece_gets_no_larger_one(monkeypatch):
+    pieces = []
+
+    def solve_piece(run, layer, places, rows, share):
+        pieces.append(share)
+        flops = planning._solver_flops(layer.W, rows, run.choices[layer.name])
+        return share**3 * flops, 7.0
+
+    monkeypatch.setattr(planning, "_solve_piece", solve_piece)
+    (wide,) = plan_network(WIDE, X, tolerance=0.0).layers
+    assert len(set(pieces)) == 1 and pieces[0] < 1
+    assert wide.seconds == pytest.approx(7.0 / pieces[0] ** 3, rel=0.01)
+
+
 @pytest.mark.parametrize(
     "how",
     [{"solver": "admm"}, {"solver": "alps"}, {"solver": "sparsegpt"}, {"pipeline": Pipeline(L0())},

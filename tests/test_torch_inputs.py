@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from nettrim_solver import prune_network
-from nettrim_solver.exceptions import NettrimError
+from nettrim_solver.exceptions import NettrimError, ProblemError
 from nettrim_solver.frameworks import (
     calibration_batches,
     fine_tune,
@@ -153,6 +153,49 @@ def test_a_part_left_to_pytorch_may_take_ids():
     assert_pruned(module, network, (ids,))
 
 
+class Fields(nn.Module):
+    """Two categories side by side, with rows of their own in one table."""
+
+    def __init__(self):
+        super().__init__()
+        self.table, self.last = nn.Embedding(12, 3), nn.Linear(6, 2)
+        self.register_buffer("first", torch.tensor([0, 5]))
+
+    def forward(self, a, b):
+        return self.last(torch.flatten(self.table(torch.cat([a, b], 1) + self.first), 1))
+
+
+def test_ids_may_be_put_together_and_moved_before_they_are_looked_up():
+    module, inputs = Fields(), (torch.randint(0, 5, (N, 1)), torch.randint(0, 7, (N, 1)))
+    assert_pruned(module, from_torch(module, example=inputs), inputs)
+
+
+class Hashed(nn.Module):
+    """Numbers of any size, in a table by their remainders; cannot be traced."""
+
+    def __init__(self):
+        super().__init__()
+        self.table, self.last = nn.Embedding(11, 3), nn.Linear(6, 2)
+
+    def forward(self, ids):
+        if ids.min() < 0:
+            raise ValueError("ids")
+        return self.last(torch.flatten(self.table(ids % 11), 1))
+
+
+def test_integers_are_given_to_a_module_as_they_are_or_refused():
+    module, ids = Hashed(), torch.randint(2**30, 2**40, (N, 2))
+    network = from_torch(module, example=torch.randint(0, 99, (9, 2)), record=True)
+    expected = module(ids).detach().numpy()
+    found = network(ids.numpy().astype(np.float64))
+    np.testing.assert_allclose(found, expected, rtol=0, atol=TOLERANCE["recorded"])
+    with pytest.raises(ProblemError, match="float32 may have rounded: give samples in float64"):
+        network(ids.numpy())
+    for wrong in (0.5, np.nan):
+        with pytest.raises(ProblemError, match=f"input 0 .* whole numbers, but gets {wrong}$"):
+            network(np.full((3, 2), wrong))
+
+
 def test_loaders_give_several_inputs():
     _, inputs = made(Mixed)
     data = torch.utils.data.TensorDataset(*inputs, torch.arange(N))
@@ -162,7 +205,9 @@ def test_loaders_give_several_inputs():
     assert expected.dtype == np.float32 and expected.shape == (N, 43)
     for batches in (
         calibration_batches(loader, inputs=3),
+        calibration_batches(loader, inputs=np.int64(3)),
         calibration_batches(loader, inputs=[0, 1, 2]),
+        calibration_batches(loader, inputs=(place for place in range(3))),
         calibration_batches(keyed, inputs=["image", "numbers", "kinds"]),
     ):
         np.testing.assert_array_equal(np.concatenate(list(batches)), expected)
@@ -200,7 +245,7 @@ BAD = {
     "a list": (reading(Words, lambda given: given[0].tolist()), "must be a tensor"),
     "both": (lambda: from_torch(Words(), (5,), example=torch.zeros(3, 5)), "beside input_shape"),
     "recorded without": (lambda: from_torch(Words(), (5,), record=True), "says: .*example="),
-    "no integers": (reading(Words, lambda given: given[0] + 0.5), "whole numbers from 0 to 29"),
+    "no integers": (reading(Words, lambda given: given[0] + 0.5), "^input 0 .* whole numbers"),
     "too large": (lambda: prune_network(from_torch(Words(), (5,)), np.full((9, 5), 30), nnz=9),
                   "whole numbers from 0 to 29, but gets 30"),
     "max_norm": (lambda: from_torch(nn.Embedding(5, 4, max_norm=1.0), (3,)), "max_norm"),
@@ -209,6 +254,12 @@ BAD = {
     "too few": (failing([(torch.ones(2, 3),)], 2), "batch 0 .* without a tensor 1"),
     "alone": (failing(torch.ones(2, 3), 2), "batch 0 .*without"),
     "no inputs": (failing([], 0), "inputs must be"),
+    "none": (failing([], []), r"places or keys, but was \[\]"),
+    "no place": (failing([], None), "places or keys, but was None"),
+    "a fraction": (failing([], 1.5), "places or keys, but was 1.5"),
+    "one axis": (reading(Words, lambda given: given[0][:, 0]), "must have an axis beside"),
+    "not finite": (reading(Words, lambda given: given[0] * np.nan), "example must be finite"),
+    "sparse": (reading(Words, lambda given: given[0].to_sparse()), "dense tensors of real numbers"),
     "a key": (failing([], "ids"), "places or keys, but was 'ids'"),
 }  # fmt: skip
 

@@ -2,7 +2,8 @@
 
 A file is named ``inputs.npy``, ``data.npz`` or ``data.npz:NAME``, with labels
 ``data.npz:NAME:NAME``. Without a name the samples are the array named after the model's input,
-``X``, or the only one there is; the labels ``y`` or ``labels``.
+``X``, or the only one there is; the labels ``y`` or ``labels``. Of a model with several inputs
+there is an array for each of them, under its name.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from numpy.typing import NDArray
 
 from ..exceptions import ProblemError, ProblemFileError
 from ..network import Activate, Calibration, Network, choose_rows
+from ..network.gathering import join_inputs, joined_shapes
+from ..network.operations import Shape
 from ..problem_file import load_arrays
 from .common import UsageError, nearest
 
@@ -50,12 +53,28 @@ class Samples:
 
 def how_to_make(model: ModelFile) -> str:
     """Return, in a sentence, how calibration data for a model is written."""
+    shapes = _shapes_by_input(model)
+    if shapes:
+        arrays = " and ".join(f"{n!r} of shape {_batch(shape)}" for n, shape in shapes.items())
+        return (
+            'in Python, numpy.savez("inputs.npz", **inputs) writes a dict with an array for '
+            f"each input, {arrays}, as the model takes them"
+        )
     shape = model.network.input_shape
-    sizes = "..." if shape is None else ", ".join(map(str, shape))
     return (
         'in Python, numpy.savez("inputs.npz", X=X) writes samples X of shape '
-        f"(n_samples, {sizes}), as the model takes them"
+        f"{'(n_samples, ...)' if shape is None else _batch(shape)}, as the model takes them"
     )
+
+
+def _shapes_by_input(model: ModelFile) -> dict[str, Shape]:
+    """Return the shapes of a sample of a model's inputs, if it has several."""
+    return dict(zip(model.input_names, joined_shapes(model.network.operations), strict=False))
+
+
+def _batch(shape: Shape) -> str:
+    """Return the shape of several samples, for messages."""
+    return f"({', '.join(['n_samples', *map(str, shape)])})"
 
 
 def read_samples(
@@ -84,12 +103,18 @@ def read_samples(
     if n_samples is not None and n_samples < 1:
         raise UsageError(f"--samples must be at least 1, but was {n_samples}")
     path, name, label_name = _parts(source, flag)
-    labels = None
+    labels, shapes = None, _shapes_by_input(model)
     try:
         if path.suffix == ".npz":
             arrays = load_arrays(path, "an archive of samples")
-            X = _samples_of(arrays, name, model.input_names)
+            if shapes:
+                X = _joined(arrays, name, shapes)
+                arrays = {own: array for own, array in arrays.items() if own not in shapes}
+            else:
+                X = _samples_of(arrays, name, model.input_names)
             labels = _labels_of(arrays, label_name)
+        elif shapes:
+            raise ProblemError(f"one array is not enough: {how_to_make(model)}")
         else:
             X = _load_npy(path)
         if X.ndim == 0:
@@ -102,7 +127,7 @@ def read_samples(
             rows = choose_rows(len(X), n_samples, seed)
             X, labels = X[rows], None if labels is None else labels[rows]
         X = model.inputs(X)
-        _check_shape(X, model.network)
+        _check_shape(X, model.network.input_shape)
         # What Calibration finds out, such as NaN, is said with the name of the file.
         Calibration(X, model.network)
     except ProblemError as error:
@@ -169,6 +194,30 @@ def _samples_of(
     )
 
 
+def _joined(
+    arrays: Mapping[str, NDArray[Any]], name: str | None, shapes: Mapping[str, Shape]
+) -> NDArray[Any]:
+    """Return the arrays of all inputs of a model, every sample's in one row."""
+    wanted = f"an array for each input of the model, {[*shapes]}"
+    if name is not None:
+        raise ProblemError(f"{name!r} alone is not enough, there must be {wanted}")
+    missing = [own for own in shapes if own not in arrays]
+    others = [own for own in arrays if own not in shapes and own not in LABELS]
+    if missing or others:
+        wrong = [f"lacks {missing}"] * bool(missing) + [f"has {others} besides"] * bool(others)
+        raise ProblemError(f"must hold {wanted}, but {' and '.join(wrong)}")
+    for own, shape in shapes.items():
+        one_number = shape == (1,) and arrays[own].ndim == 1
+        _check_shape(arrays[own], None if one_number else shape, f"the samples of {own!r}")
+    lengths = {own: len(arrays[own]) for own in shapes}
+    if len({*lengths.values()}) > 1:
+        raise ProblemError(f"must hold as many samples for all inputs, but has {lengths}")
+    try:
+        return join_inputs(*(arrays[own] for own in shapes))
+    except ProblemError as error:
+        raise ProblemError(f"{error}; the inputs are {[*shapes]}") from None
+
+
 def _labels_of(arrays: Mapping[str, NDArray[Any]], name: str | None) -> NDArray[Any] | None:
     if name is not None:
         return _named(arrays, name)
@@ -183,18 +232,14 @@ def _named(arrays: Mapping[str, NDArray[Any]], name: str) -> NDArray[Any]:
     return arrays[name]
 
 
-def _check_shape(X: NDArray[Any], network: Network) -> None:
+def _check_shape(X: NDArray[Any], shape: Shape | None, what: str = "the samples") -> None:
     """Raise if samples have another shape, and say how to reshape those that only need that."""
-    shape = network.input_shape
-    if shape is None or X.shape[1:] == shape:
+    if shape is None or (X.ndim and X.shape[1:] == shape):
         return
-    sizes = ", ".join(map(str, shape))
     remedy = ""
-    if np.prod(X.shape[1:]) == np.prod(shape) and len(X):
-        remedy = f"; X.reshape(-1, {sizes}) has it"
-    raise ProblemError(
-        f"the samples must have shape (n_samples, {sizes}), but have shape {X.shape}{remedy}"
-    )
+    if X.size and X.ndim and np.prod(X.shape[1:]) == np.prod(shape):
+        remedy = f"; X.reshape{_batch(shape).replace('n_samples', '-1')} has it"
+    raise ProblemError(f"{what} must have shape {_batch(shape)}, but have shape {X.shape}{remedy}")
 
 
 @dataclass(frozen=True, eq=False)

@@ -23,12 +23,14 @@ def add_model(command: Any) -> None:
     command.add_argument("model", type=Path, metavar="MODEL", help="model file")
     command.add_argument("--trust", action="store_true",
                          help="read .joblib and .pkl files, running the code in them")  # fmt: skip
-    command.add_argument("--onnx-input", metavar="NAME", help="input for the samples, of several")
+    command.add_argument("--onnx-input", metavar="NAME", help="the only input without such values")
     command.add_argument("--onnx-constants", type=Path, metavar="FILE",
-                         help="values of all other inputs, .npz with their names")  # fmt: skip
+                         help="values of inputs that are the same for all samples, .npz with "
+                         "their names")  # fmt: skip
     command.add_argument("--onnx-output", metavar="NAME", help="output, of a model with several")
-    command.add_argument("--input-shape", type=int, nargs="+", metavar="N",
-                         help="shape of a sample, where an ONNX model leaves it open")  # fmt: skip
+    command.add_argument("--input-shape", type=int, nargs="+", metavar="N", action="append",
+                         help="shape of a sample, where an ONNX model leaves it open; of several "
+                         "inputs once for each")  # fmt: skip
 
 
 def onnx_options(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -37,6 +39,8 @@ def onnx_options(arguments: argparse.Namespace) -> dict[str, Any]:
 
     names = {"onnx_input": "input", "onnx_output": "output", "input_shape": "input_shape"}
     found = {names[name]: value for name, value in given_options(arguments, names).items()}
+    if len(found.get("input_shape", ())) == 1:
+        (found["input_shape"],) = found["input_shape"]
     if arguments.onnx_constants is not None:
         try:
             found["constants"] = load_arrays(arguments.onnx_constants, "an archive of arrays")

@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 
 from ..exceptions import NettrimError, ProblemError
-from ..network import Network, Part
-from ..network.gathering import split
+from ..network import Network
+from ..network.gathering import joined_shapes, split
 from ..network.graph import check_network
 from ..network.operations import Shape
 from .keras_graph import Traced, check_model, fits, given_shapes, input_names, own_shapes, trace
@@ -124,8 +124,7 @@ def to_keras(model: Any, network: Network) -> Any:
 def _read_again(model: Any, network: Network) -> tuple[Traced, tuple[Shape, ...]]:
     """Return what a network was read from, and the shapes of its inputs; raise for another one."""
     opaque = [op.function.path for op in network.operations if isinstance(op, Opaque)]
-    shapes = next((op.shapes for op in network.operations if isinstance(op, Part)), None)
-    shapes = (network.input_shape or (),) if shapes is None else tuple(shapes)
+    shapes = joined_shapes(network.operations) or (network.input_shape or (),)
     if fits(model, shapes):
         return trace(model, shapes, opaque), shapes
     traced = None

@@ -22,9 +22,11 @@ import numpy as np
 from ..checks import check_flag
 from ..exceptions import ProblemError
 from ..network import Network
+from ..network.gathering import joined_shapes
 from ..network.graph import check_network
 from . import onnx_file
 from .onnx_graph import LayerNote, Traced, trace
+from .onnx_input import given_values, inputs_of
 from .onnx_record import Recording, difference, record
 from .onnx_write import make_sparse, written
 
@@ -40,7 +42,7 @@ def from_onnx(
     *,
     input: str | None = None,
     output: str | None = None,
-    input_shape: Iterable[int] | None = None,
+    input_shape: Iterable[Any] | None = None,
     constants: Mapping[str, Any] | None = None,
 ) -> Network:
     """Return the network that a model computes.
@@ -49,12 +51,15 @@ def from_onnx(
     ----------
     model : path, bytes or onnx.ModelProto
         It is not changed. Tensors in files beside a path are read, too.
-    input, output : str, optional
-        Names, for models with several. What the output does not depend on is left out.
-    input_shape : tuple of int, optional
-        The shape of one sample, without the samples, where the model leaves it open.
+    input : str, optional
+        The only input that `constants` do not have, to be sure.
+    output : str, optional
+        Of a model with several. What it does not depend on is left out.
+    input_shape : tuple of int, or sequence of such, optional
+        The shape of one sample, without the samples, where the model leaves it open; for several
+        inputs that of each, in the model's order.
     constants : mapping of str to array_like, optional
-        The values of other inputs.
+        The values of inputs that stay the same for all samples.
 
     Returns
     -------
@@ -62,14 +67,16 @@ def from_onnx(
         Operations have the names of their nodes, or of what a node without name computes. A layer
         has the intercept that the node Add behind it adds. Models whose batch has a fixed size of
         1, and those without an axis for samples, become networks that take any number of samples.
+        With several inputs that are no `constants` it takes them joined, in the model's order, see
+        :func:`.join_inputs`.
 
     Raises
     ------
     ProblemFileError
         If the file is missing, damaged or no model.
     ProblemError
-        If the model cannot be run, mixes samples, has several inputs or outputs without a choice,
-        control flow, or no layer that can be pruned; the message names the operators.
+        If the model cannot be run, mixes samples, has several outputs without a choice, control
+        flow, or no layer that can be pruned; the message names the operators.
     MissingDependencyError
         If onnx or onnxruntime is not installed.
 
@@ -136,13 +143,16 @@ def to_onnx(
     """
     check_flag("sparse", sparse)
     check_network(network)
-    traced = _traced(model, input, output, network.input_shape, constants)
+    onnx_file.import_runtime()
+    loaded = onnx_file.load(model)
+    shape = _input_shape(loaded, network, input, constants)
+    traced = trace(record(loaded, input, output, shape, constants))
     result = written(traced, network)
     # Before tensors become sparse: the inference of shapes does not know those.
     onnx_file.check_result(result, traced.recording.model)
     if sparse:
         make_sparse(traced, result)
-    _check_outputs(record(result, input, output, network.input_shape, constants), network)
+    _check_outputs(record(result, input, output, shape, constants), network)
     if path is not None:
         onnx_file.save(result, path)
     return result
@@ -153,7 +163,7 @@ def inspect_onnx(
     *,
     input: str | None = None,
     output: str | None = None,
-    input_shape: Iterable[int] | None = None,
+    input_shape: Iterable[Any] | None = None,
     constants: Mapping[str, Any] | None = None,
 ) -> list[LayerNote]:
     """Return what can be pruned of a model, and why other weights cannot.
@@ -181,6 +191,18 @@ def _traced(
 ) -> Traced:
     onnx_file.import_runtime()
     return trace(record(onnx_file.load(model), input, output, input_shape, constants))
+
+
+def _input_shape(model: Any, network: Network, input: str | None, constants: Any) -> Any:
+    """Return the shape of a sample of a network's input, or of each of several."""
+    shapes = joined_shapes(network.operations) or (network.input_shape,)
+    names = [one.name for one in inputs_of(model, input, given_values(model, constants))]
+    if len(names) != len(shapes):
+        raise ProblemError(
+            f"network must be the one of this model, whose inputs are {names}, but takes "
+            f"{len(shapes)}"
+        )
+    return network.input_shape if len(shapes) == 1 else shapes
 
 
 def _refuse(traced: Traced) -> None:

@@ -11,14 +11,22 @@ from typing import Any, Literal
 import numpy as np
 
 from ..exceptions import ProblemError, UnsupportedError
-from ..network import Add, BatchNorm, Network, Operation, Reshape, Transpose
+from ..network import Add, BatchNorm, Concatenate, Network, Operation, Part, Reshape, Transpose
 from ..network.operations import Shape
 from ..network.wiring import INPUT
 from .onnx_file import FLOATS, import_onnx
 from .onnx_input import name_of
 from .onnx_layers import LAYERS, FoundLayer, Held, find_intercept, find_layer
 from .onnx_node import node_operation
-from .onnx_operations import ARITHMETIC, READERS, Call, Form, arithmetic, reshaped
+from .onnx_operations import (
+    ARITHMETIC,
+    READERS,
+    Call,
+    Form,
+    arithmetic,
+    reshaped,
+    sample_axis,
+)
 from .onnx_record import Recording
 
 #: Names of the operators that ONNX itself defines.
@@ -119,9 +127,7 @@ class _Reading:
     def read(self) -> Traced:
         """Return the network."""
         layouts = self.recording.layouts
-        source = layouts[self.recording.input]
-        assert source is not None
-        self.known[self.recording.input] = Signal(INPUT, source.shape)
+        shape = self._entered()
         for number, node in enumerate(self.nodes):
             if number not in self.done and any(name in layouts for name in node.output):
                 self._read_node(number, node)
@@ -130,7 +136,22 @@ class _Reading:
                 f"output {self.recording.output!r} must be computed for every sample by itself, "
                 "from tensors alone"
             )
-        return self._finished(source.shape)
+        return self._finished(shape)
+
+    def _entered(self) -> Shape:
+        """Take the inputs of the model from that of the network; return its shape."""
+        found = [(n, self.recording.layouts[n]) for n in self.recording.inputs]
+        shapes = {name: layout.shape for name, layout in found if layout is not None}
+        if len(shapes) == 1:
+            self.known |= {name: Signal(INPUT, shape) for name, shape in shapes.items()}
+            return next(iter(shapes.values()))
+        rows = Signal(INPUT, (sum(map(math.prod, shapes.values())),))
+        taken = {name_of(node) for node in self.nodes}
+        for index, name in enumerate(shapes):
+            own = f"{name}.input" if name in taken else name
+            part = Part(list(shapes.values()), index)
+            self.known[name] = Signal(*self._append(part, own, rows))
+        return rows.shape
 
     @cached_property
     def nodes(self) -> list[Any]:
@@ -273,6 +294,9 @@ class _Reading:
         if node.op_type in ("Add", "Sum") and len(signals) == len(node.input) > 1:
             self._sum(node, signals)
             return
+        if node.op_type == "Concat" and len(signals) == len(node.input) > 1:
+            self._concatenate(node, signals)
+            return
         if len(signals) != 1:
             raise UnsupportedError("it must take one signal")
         self._one_signal(number, node, signals[0])
@@ -320,6 +344,18 @@ class _Reading:
             signals = [self._plain(name) for name in tensors]
         name, shape = self._append(Add(), name_of(node), *signals)
         self.known[str(node.output[0])] = Signal(name, shape, signals[0].form)
+
+    def _concatenate(self, node: Any, tensors: list[str]) -> None:
+        """Put signals together along an axis of their samples."""
+        layouts = [self.recording.layouts[name] for name in [*tensors, node.output[0]]]
+        result = layouts[-1]
+        if result is None or any(one is None or one.axis != result.axis for one in layouts):
+            raise UnsupportedError("signals that are put together must have samples along one axis")
+        axis = sample_axis(int(self._attributes(node)["axis"]), result)
+        signals = [self._plain(name) for name in tensors]
+        self.known[str(node.output[0])] = Signal(
+            *self._append(Concatenate(axis), name_of(node), *signals)
+        )
 
     def _evaluated(self, node: Any) -> None:
         """Have onnxruntime evaluate a node; what it cannot is unknown from here on."""

@@ -1,10 +1,10 @@
-"""ONNX: which input of a model is fed, with what shape, and which output is looked at."""
+"""ONNX: which inputs of a model are fed, with what shapes, and which output is looked at."""
 
 from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -65,20 +65,21 @@ def given_values(model: Any, constants: Mapping[str, Any] | None) -> dict[str, N
     return found
 
 
-def input_of(model: Any, name: str | None, given: Mapping[str, Any]) -> Any:
-    """Return the only input of a model, or the one of this name."""
+def inputs_of(model: Any, name: str | None, given: Mapping[str, Any]) -> list[Any]:
+    """Return the inputs of a model that are fed; with a name, none but this one."""
     brought = initial_values(model)
     places = {p.name: p for p in model.graph.input if p.name not in brought and p.name not in given}
     if name is not None and name not in places:
         raise ProblemError(f"input must be one of {sorted(places)}, but was {name!r}")
-    if len(places) != 1:
-        if not places:
-            raise ProblemError("the model must have one input, but has none")
+    if not places:
+        raise ProblemError("the model must have an input that is fed, but has none")
+    if name is not None and len(places) > 1:
         raise ProblemError(
-            f"the model must have one input, but has {sorted(places)}; give the others' values as "
-            "constants={name: array} (--onnx-constants FILE.npz)"
+            f"input {name!r} must be the only one that is fed, but there are {[*places]}: give "
+            "the others' values as constants={name: array} (--onnx-constants FILE.npz), or samples "
+            "of all of them and no input (--onnx-input)"
         )
-    return next(iter(places.values()))
+    return list(places.values())
 
 
 def output_of(model: Any, name: str | None) -> str:
@@ -115,13 +116,36 @@ def declared(place: Any) -> tuple[list[int | None] | None, np.dtype[Any]]:
     return dims, dtype
 
 
-def modes(dims: list[int | None] | None) -> tuple[str, ...]:
+def ways(inputs: Sequence[list[int | None] | None]) -> list[tuple[str, ...]]:
+    """Return how the inputs of these sizes may be fed: a mode of each, all batched or none."""
+    possible = [_modes(dims) for dims in inputs]
+    together = all("batched" in some for some in possible)
+    return [
+        *([("batched",) * len(possible)] if together else []),
+        tuple(some[-1] for some in possible),
+    ]
+
+
+def _modes(dims: list[int | None] | None) -> tuple[str, ...]:
     """Return how samples may be fed: several at once, one along the first axis, one as it is."""
     if dims is None or dims[0] is None:
         return ("batched", "single")
     if len(dims) == 1:
         return ("whole",)
     return ("single",) if dims[0] == 1 else ("batched", "whole")
+
+
+def shapes_by_input(input_shape: Any, names: Sequence[str]) -> list[Any]:
+    """Return the shape of a sample that is given for each input; None where it is not."""
+    if input_shape is None or len(names) == 1:
+        return [input_shape] * len(names)
+    shapes = list(input_shape) if np.iterable(input_shape) else [input_shape]
+    if len(shapes) != len(names) or not all(map(np.iterable, shapes)):
+        raise ProblemError(
+            f"input_shape must hold a shape for each of the inputs {[*names]} (--input-shape for "
+            f"each), but was {input_shape!r}"
+        )
+    return shapes
 
 
 def _positive(name: str, value: Any) -> Shape:
@@ -145,7 +169,7 @@ def sample_sizes(
             shape = "unknown" if dims is None else ["?" if n is None else n for n in dims]
             raise ProblemError(
                 f"input_shape must be given (--input-shape): one sample's sizes, without the "
-                f"samples; the model's input {name!r} has {shape}"
+                f"samples, for each input; the model's input {name!r} has {shape}"
             )
         sample = tuple(n for n in expected if n is not None)
     else:

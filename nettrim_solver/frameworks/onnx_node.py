@@ -10,6 +10,8 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from ..exceptions import ProblemError
+from ..network.gathering import check_whole
 from ..network.operations import Operation, Shape
 from .onnx_file import import_onnx, session, tensor_of, translated
 from .onnx_record import Layout, Recording
@@ -71,12 +73,23 @@ class OnnxNode(Operation):
         runner = _runner(self.model)
         names = [place.name for place in runner.get_inputs()]
         feed = {
-            name: source.tensor(signal)
+            name: self._fed(source, signal)
             for name, source, signal in zip(names, self.sources, signals, strict=True)
         }
         with translated():
             (result,) = runner.run(None, feed)
         return self.target.samples(result, len(signals[0]))
+
+    def _fed(self, source: Layout, signal: NDArray[Any]) -> NDArray[Any]:
+        """Return a signal as the model's tensor; numbers that its dtype has not are no input."""
+        if source.dtype.kind in "iub":
+            check_whole(self.label, signal)
+            other = signal[signal.astype(source.dtype) != signal]
+            if other.size:
+                raise ProblemError(
+                    f"{self.label} takes {source.dtype} numbers, but gets {other[0]:g}"
+                )
+        return source.tensor(signal)
 
     def _details(self) -> str:
         return self.operator

@@ -2,7 +2,7 @@
 
 The samples of a batch lie along one axis of every signal. It is the one whose size grows with the
 batch: the model is run on one sample and on three. Models with a batch of fixed size are run sample
-by sample. What does not depend on the input, such as a reshaped initializer, is a constant.
+by sample. What does not depend on the inputs, such as a reshaped initializer, is a constant.
 """
 
 from __future__ import annotations
@@ -16,17 +16,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..exceptions import ProblemError
+from ..network.gathering import join_inputs, split
 from ..network.operations import Shape
 from .onnx_file import check_shapes, import_onnx, session, tensor_of, translated, values_of
 from .onnx_input import (
     declared,
     given_values,
     initial_values,
-    input_of,
-    modes,
+    inputs_of,
     output_of,
     refuse_control_flow,
     sample_sizes,
+    shapes_by_input,
+    ways,
 )
 
 #: Samples that a model is looked at with, and the largest difference between its outputs for them
@@ -86,10 +88,12 @@ class Recording:
     Attributes
     ----------
     model : ModelProto
-    input, output : str
-        The names of its input and output.
+    inputs : tuple of str
+        The names of the inputs that are fed, in the model's order.
+    output : str
+        The name of its output.
     layouts : dict of str to Layout or None
-        Of all tensors that depend on the input; None where samples are not kept apart.
+        Of the inputs and all tensors that depend on them; None where samples are not kept apart.
     constants : dict of str to ndarray
         The others, for one sample.
     varying : set of str
@@ -97,11 +101,11 @@ class Recording:
     batched : bool
         Whether the model takes several samples at once.
     X, Y : ndarray
-        Samples, and what the model computes of them.
+        Samples, of several inputs joined, and what the model computes of them.
     """
 
     model: Any
-    input: str
+    inputs: tuple[str, ...]
     output: str
     layouts: dict[str, Layout | None]
     constants: dict[str, NDArray[Any]]
@@ -134,17 +138,22 @@ def record(
     """
     refuse_control_flow(model)
     given = given_values(model, constants)
-    place = input_of(model, input, given)
+    places = {str(place.name): declared(place) for place in inputs_of(model, input, given)}
+    shapes = shapes_by_input(input_shape, [*places])
     result = output_of(model, output)
-    dims, dtype = declared(place)
+    sizes = [dims for dims, _ in places.values()]
     errors = []
-    for mode in modes(dims):
+    for way in ways(sizes):
         try:
-            sizes, axis = sample_sizes(place.name, dims, mode, input_shape)
-            layout = Layout(sizes, axis, dtype)
-            return _Run(model, place.name, result, layout, mode == "batched", given).record()
+            layouts = {
+                name: Layout(*sample_sizes(name, dims, mode, shape), dtype)
+                for (name, (dims, dtype)), mode, shape in zip(
+                    places.items(), way, shapes, strict=True
+                )
+            }
+            return _Run(model, layouts, result, "batched" in way, given).record()
         except _MixedError:
-            if dims is None or dims[0] is None:
+            if all(dims is None or dims[0] is None for dims in sizes):
                 raise
         except ProblemError as error:
             errors.append(error)
@@ -163,9 +172,8 @@ class _Run:
     """One attempt at running a model."""
 
     model: Any
-    input: str
+    inputs: dict[str, Layout]
     output: str
-    layout: Layout
     batched: bool
     given: dict[str, NDArray[Any]]
 
@@ -173,14 +181,16 @@ class _Run:
         """Return what running the model tells."""
         dependent = self._dependent()
         if self.output not in dependent:
-            raise ProblemError(f"output {self.output!r} must depend on input {self.input!r}")
+            raise ProblemError(
+                f"output {self.output!r} must depend on an input, but not on {[*self.inputs]}"
+            )
         prepared = self._prepared()
         check_shapes(prepared)
         runner = session(prepared.SerializeToString())
         X = self._probes()
         first = self._run(runner, X[:1])
         alone = [first, *(self._run(runner, X[i : i + 1]) for i in range(1, PROBES))]
-        layouts: dict[str, Layout | None] = {self.input: self.layout}
+        layouts: dict[str, Layout | None] = {**self.inputs}
         varying: set[str] = set()
         if self.batched:
             together = self._run(runner, X)
@@ -198,20 +208,20 @@ class _Run:
         constants = {n: np.asarray(values_of(t)) for n, t in initial_values(self.model).items()}
         constants |= {n: v for n, v in first.items() if n not in dependent and v is not None}
         return Recording(
-            self.model, self.input, self.output, layouts, constants | self.given, varying,
+            self.model, tuple(self.inputs), self.output, layouts, constants | self.given, varying,
             self.batched, X, Y,
         )  # fmt: skip
 
     def _dependent(self) -> set[str]:
-        """Return the tensors that depend on the numbers of the input, not on its shape alone."""
-        found = {self.input}
+        """Return the tensors that depend on the numbers of inputs, not on their shapes alone."""
+        found = {*self.inputs}
         for node in self.model.graph.node:
             if node.op_type not in SHAPES and found.intersection(node.input):
                 found.update(filter(None, node.output))
-        return found - {self.input}
+        return found - {*self.inputs}
 
     def _prepared(self) -> Any:
-        """Return the model with all of its tensors as outputs, and the input as it is fed."""
+        """Return the model with all of its tensors as outputs, and the inputs as they are fed."""
         onnx = import_onnx()
         model = onnx.ModelProto()
         model.CopyFrom(self.model)
@@ -222,8 +232,8 @@ class _Run:
         places = [place for place in graph.input if place.name not in self.given]
         del graph.input[:], graph.output[:], graph.value_info[:]
         for place in places:
-            if place.name == self.input:
-                sizes: list[Any] = list(self.layout.sizes)
+            if place.name in self.inputs:
+                sizes: list[Any] = list(self.inputs[place.name].sizes)
                 if self.batched:
                     sizes[0] = "n_samples"
                 kind = place.type.tensor_type.elem_type
@@ -235,16 +245,24 @@ class _Run:
 
     def _probes(self) -> NDArray[Any]:
         rng = np.random.default_rng(0)
-        shape = (PROBES, *self.layout.shape)
-        if self.layout.dtype.kind == "f":
-            return rng.standard_normal(shape).astype(self.layout.dtype)
-        return rng.integers(0, 2, shape).astype(self.layout.dtype)
+        parts = []
+        for layout in self.inputs.values():
+            shape = (PROBES, *layout.shape)
+            real = layout.dtype.kind == "f"
+            numbers = rng.standard_normal(shape) if real else rng.integers(0, 2, shape)
+            parts.append(numbers.astype(layout.dtype))
+        return parts[0] if len(parts) == 1 else join_inputs(*parts)
 
     def _run(self, runner: Any, X: NDArray[Any]) -> dict[str, Any]:
         """Return all tensors for a batch; None for what is no tensor."""
         names = [place.name for place in runner.get_outputs()]
+        parts = split(X, [layout.shape for layout in self.inputs.values()])
+        feed = {
+            name: layout.tensor(part)
+            for (name, layout), part in zip(self.inputs.items(), parts, strict=True)
+        }
         with translated():
-            values = runner.run(names, {self.input: self.layout.tensor(X)})
+            values = runner.run(names, feed)
         return {
             name: value if isinstance(value, np.ndarray) else None
             for name, value in zip(names, values, strict=True)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from ..exceptions import ProblemError
 from ..network import Operation
+from ..network.gathering import check_whole
 from ..network.operations import Shape
 
 
@@ -43,6 +44,8 @@ class Opaque(Operation):
 
     def _compute(self, *inputs: NDArray[Any]) -> NDArray[Any]:
         (signal,) = inputs
+        if self.function.takes_integers:
+            check_whole(self.label, signal)
         output = np.asarray(self.function(np.array(signal)))
         if output.shape != (len(signal), *self.gives):
             raise ProblemError(

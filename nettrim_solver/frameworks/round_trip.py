@@ -14,7 +14,9 @@ from numpy.typing import NDArray
 
 from ..exceptions import ProblemError
 from ..network import (
+    Affine,
     BatchNorm,
+    Concatenate,
     Dropout,
     Embedding,
     Flatten,
@@ -85,8 +87,11 @@ def table_rows(network: Network, name: str) -> int:
             found.append(len(op.table))
         elif isinstance(op, Opaque) and op.function.takes_integers:
             found.append(2)
-        elif isinstance(op, (Dropout, Flatten, Reshape, Transpose)):
+        elif isinstance(op, (Concatenate, Dropout, Flatten, Reshape, Transpose)):
             found.append(table_rows(network, op.name))
+        elif isinstance(op, Affine) and np.all(op.scale == 1) and np.min(op.shift) >= 0:
+            # Each column has rows of its own in one table.
+            found.append(max(0, table_rows(network, op.name) - int(np.max(op.shift))))
     return min(filter(None, found), default=0)
 
 
@@ -114,7 +119,7 @@ def check_agreement(
     scale = float(np.max(np.abs(expected)))
     if not difference <= AGREEMENT[network.dtype] * scale:
         raise ProblemError(
-            f"{what} must compute what the network does, but on random inputs the outputs differ "
+            f"{what} must compute what the network does, but on the same inputs the outputs differ "
             f"by {difference:.3g} of {scale:.3g}: the network is another one's, or something else "
             f"than its layers, such as a hook, changes what the {what} computes"
         )

@@ -19,6 +19,7 @@ from __future__ import annotations
 import contextlib
 import copy
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -26,8 +27,8 @@ from numpy.typing import NDArray
 
 from ..checks import check_flag, check_integer
 from ..exceptions import NettrimError, ProblemError
-from ..network import Network, Part
-from ..network.gathering import join_inputs
+from ..network import Network
+from ..network.gathering import join_inputs, joined_shapes
 from ..network.graph import check_network
 from .opaque import Opaque
 from .round_trip import changed_arrays, check_agreement, probe_samples
@@ -179,16 +180,14 @@ def to_torch(module: Any, network: Network, *, inplace: bool = False) -> Any:
 def _read_again(module: Any, network: Network) -> tuple[Traced, NDArray[Any] | None]:
     """Return what a network was read from, in the way it was read, and on which samples."""
     opaque: list[str] = []
-    shapes = None if network.input_shape is None else [network.input_shape]
+    one = None if network.input_shape is None else [network.input_shape]
     for op in network.operations:
         if isinstance(op, Recorded):
             frozen = op.frozen
             return recorded(module, frozen.inputs, frozen.example, frozen.opaque), frozen.example
         if isinstance(op, Opaque):
             opaque.append(op.function.path)
-        if isinstance(op, Part):
-            shapes = list(op.shapes)
-    return trace(module, shapes, opaque), None
+    return trace(module, list(joined_shapes(network.operations)) or one, opaque), None
 
 
 def calibration_batches(loader: Any, inputs: int | Sequence[int | str] = 1) -> Iterable[Any]:
@@ -214,11 +213,18 @@ def calibration_batches(loader: Any, inputs: int | Sequence[int | str] = 1) -> I
         raise ProblemError(
             f"loader must be an iterable of batches, but was {type(loader).__name__}"
         )
-    if isinstance(inputs, int):
+    return _Batches(loader, _keys(inputs))
+
+
+def _keys(inputs: Any) -> list[int | str]:
+    """Return the places or keys of a batch's entries that are inputs, or raise."""
+    if isinstance(inputs, Integral):
         check_integer("inputs", inputs, 1)
-    elif isinstance(inputs, str) or not all(isinstance(one, (int, str)) for one in inputs):
+        return list(range(int(inputs)))
+    keys = [] if isinstance(inputs, str) or not isinstance(inputs, Iterable) else list(inputs)
+    if not keys or not all(isinstance(one, (int, str)) for one in keys):
         raise ProblemError(f"inputs must be a number, or places or keys, but was {inputs!r}")
-    return _Batches(loader, list(range(inputs)) if isinstance(inputs, int) else list(inputs))
+    return keys
 
 
 class _Batches:
@@ -295,16 +301,17 @@ def _check_outputs(
     """Raise unless the module computes what the network does, on given or random samples."""
     torch = import_torch()
     X = probe_samples(network) if samples is None else samples
-    tensors = [*module.parameters(), *module.buffers()]
+    devices = {one.device.type for one in [*module.parameters(), *module.buffers()]}
     with contextlib.ExitStack() as stack:
         # Graphics cards may multiply with fewer digits than their dtype has.
-        if any(tensor.device.type != "cpu" for tensor in tensors):
+        if devices - {"cpu"}:
             module = copy.deepcopy(module).cpu()
         stack.enter_context(evaluating(module))
         stack.enter_context(torch.no_grad())
         dtype = getattr(torch, str(network.dtype))
+        tensors = inputs.tensors(X, dtype)
         try:
-            outputs = module(*inputs.tensors(X, dtype)).numpy()
+            outputs = module(*tensors).numpy()
         except (RuntimeError, ValueError, TypeError, IndexError) as error:
             raise ProblemError(inputs.refused(error)) from None
     check_agreement("module", outputs, network, X)

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..exceptions import MissingDependencyError, ProblemError, UnsupportedError
-from ..network.gathering import join_inputs, split
+from ..network.gathering import check_whole, join_inputs, split
 from ..network.operations import Shape
 from .opaque import first_line
 from .round_trip import PROBES
@@ -111,8 +111,14 @@ class Inputs:
     def tensors(self, X: NDArray[Any], dtype: Any) -> list[Any]:
         """Return the network's samples as tensors for the module; copies, which it may change."""
         torch = import_torch()
-        parts = zip(split(X, self.shapes), self.dtypes, strict=True)
-        return [torch.tensor(part, dtype=own or dtype) for part, own in parts]
+        parts = split(X, self.shapes)
+        for number, (part, own) in enumerate(zip(parts, self.dtypes, strict=True)):
+            if own is not None:
+                check_whole(f"input {number} of the module", part)
+        return [
+            torch.tensor(part, dtype=own or dtype)
+            for part, own in zip(parts, self.dtypes, strict=True)
+        ]
 
 
 def one_input(input_shape: Any) -> Inputs:
@@ -126,7 +132,7 @@ def example_inputs(example: Any) -> tuple[Inputs, NDArray[Any]]:
     Raises
     ------
     ProblemError
-        If they are no tensors of at least two samples.
+        If they are no tensors of at least two samples, or hold something else than finite numbers.
     """
     torch = import_torch()
     given = list(example) if isinstance(example, (tuple, list)) else [example]
@@ -140,7 +146,17 @@ def example_inputs(example: Any) -> tuple[Inputs, NDArray[Any]]:
         )
     shapes = tuple(tuple(int(n) for n in one.shape[1:]) for one in found)
     dtypes = tuple(None if one.dtype.is_floating_point else one.dtype for one in found)
+    if shapes == ((),):
+        raise ProblemError(
+            "example must have an axis beside that of the samples where it is the only tensor, but "
+            f"has shape {(*sizes,)}"
+        )
+    if any(one.is_complex() or one.layout is not torch.strided for one in found):
+        kinds = [f"{one.dtype} {one.layout}" for one in found]
+        raise ProblemError(f"example must hold dense tensors of real numbers, but was {kinds}")
     arrays = [as_array(one[:PROBES]) for one in found]
+    if not all(np.isfinite(one).all() for one in arrays):
+        raise ProblemError("example must be finite, but holds NaN or infinite entries")
     return Inputs(shapes, dtypes), arrays[0] if len(arrays) == 1 else join_inputs(*arrays)
 
 

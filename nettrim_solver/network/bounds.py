@@ -6,10 +6,10 @@ samples. The input has 0. A pruned layer whose weights reach the distance d to i
 - in a cascade, where the pruned network's own signals entered: :math:`D = \mathrm{Lip}(f)\, d`;
 - in parallel: :math:`D = \mathrm{Lip}(f)\,(d + \|\hat W\|_2\, D(\text{input}))`.
 
-Everything else passes errors on with its Lipschitz constant, sums add them. All hold in exact
-arithmetic; reports allow for rounding besides, with 1e-12 of a layer's target, 1e-5 for networks
-that are computed in single precision. A layer of which only
-some rows were used has no bound, nor has anything behind it but layers of a cascade.
+Everything else passes errors on with its Lipschitz constant. Sums add them; of signals that are put
+together their squares add up. All hold in exact arithmetic; reports allow for rounding besides,
+with 1e-12 of a layer's target, 1e-5 for networks that are computed in single precision. A layer of
+which only some rows were used has no bound, nor has anything behind it but layers of a cascade.
 
 References
 ----------
@@ -76,8 +76,9 @@ def signal_bounds(
     bounds = {INPUT: 0.0}
     for op in network.operations:
         sizes = [shapes[source] for source in op.inputs]
-        entering = sum(bounds[source] for source in op.inputs)
-        passed = _times(lipschitz(op, sizes[0]), entering)
+        entering = [bounds[source] for source in op.inputs]
+        together = math.hypot(*entering) if isinstance(op, Concatenate) else sum(entering)
+        passed = _times(lipschitz(op, sizes[0]), together)
         if op.name in distances:
             distance = distances[op.name]
             passed = math.inf if distance is None else distance + (0.0 if cascade else passed)

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from ..checks import check_integer
 from ..exceptions import ProblemError
+from .gathering import Embedding
 from .graph import BATCH_SIZE, Network
 from .layers import Layer
 from .operations import BLOCK_ENTRIES, Shape, sample_blocks
@@ -188,14 +189,14 @@ class Calibration:
 
     def _check_content(self, dtype: Any) -> None:
         """Raise if there are no samples, entries that are not finite, or squares that overflow."""
-        if self.n_samples == 0:
+        if self.n_samples == 0 or 0 in self.sample_shape:
             raise ProblemError(f"{WHAT} must hold samples, but is empty")
         if self.dtype.kind != "f":
             return
         bad = sum(int(batch.size - np.isfinite(batch).sum()) for batch in self.batches())
         if bad:
             raise ProblemError(f"{WHAT} must be finite, but holds {bad} NaN or infinite entries")
-        working = np.result_type(self.dtype, np.float32) if dtype is None else dtype
+        working = np.result_type(self.dtype, np.float32 if dtype is None else dtype)
         limit = math.sqrt(np.finfo(working).max)
         largest = max(max(float(batch.max()), -float(batch.min())) for batch in self.batches())
         if largest > limit:
@@ -220,10 +221,28 @@ def as_calibration(X: Any, network: Network, spill: Folder | None, name: str) ->
     try:
         if isinstance(X, Calibration):
             network.shapes_for(X.sample_shape)
-            return X
-        return Calibration(X, network, spill=spill)
+            if network.input_shape not in (None, X.sample_shape):
+                raise ProblemError(
+                    f"{WHAT} must have samples of shape {network.input_shape}, but has those of "
+                    f"shape {X.sample_shape}"
+                )
+        data = X if isinstance(X, Calibration) else Calibration(X, network, spill=spill)
+        _look_up(network, data)
+        return data
     except ProblemError as error:
         raise ProblemError(f"{name}: {error}") from None
+
+
+def _look_up(network: Network, data: Calibration) -> None:
+    """Raise for samples that are in no table of the network: now, and not behind other layers."""
+    layers = {layer.name for layer in network.layers}
+    tables = [
+        op.name
+        for op in network.operations
+        if isinstance(op, Embedding) and not layers & network.ancestors(op.name)
+    ]
+    for batch in data.batches() if tables else ():
+        network.outputs(batch, tables)
 
 
 @dataclass(frozen=True, eq=False)

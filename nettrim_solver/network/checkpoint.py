@@ -171,9 +171,13 @@ def fingerprint_parts(
         "calibration data": hash_data(data),
         **{name: in_words(value) for name, value in settings.items()},
     }
+    others = {id(one): one for one in (choice.output_weights for choice in choices.values())}
+    # One network for all layers is hashed once.
+    hashed = {key: in_words(one) for key, one in others.items()}
     for name, choice in choices.items():
         for field in dataclasses.fields(choice):
-            parts[f"{field.name} of layer {name!r}"] = in_words(getattr(choice, field.name))
+            value = getattr(choice, field.name)
+            parts[f"{field.name} of layer {name!r}"] = hashed.get(id(value)) or in_words(value)
     return parts
 
 

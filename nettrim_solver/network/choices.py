@@ -17,6 +17,7 @@ from ..solvers import SOLVERS, get_solver
 from .calibration import Folder
 from .graph import Network
 from .layers import Layer
+from .operations import Shape
 from .spill import Spill
 from .spreading import spread_evenly
 
@@ -237,7 +238,7 @@ def resolve(
     for name, (budget, value) in _each(network, open_layers, budgets).items():
         chosen[name] = chosen[name].with_budget(budget, value)
     for layer in network.layers:
-        _check_layer(layer, chosen[layer.name])
+        _check_layer(layer, chosen[layer.name], network.input_shape)
     lacking = without_budget(chosen)
     if lacking:
         raise SettingsError(
@@ -330,7 +331,7 @@ def _check_changes(key: str, changes: Any) -> None:
         raise SettingsError(f"overrides[{key!r}] may hold {known}, but holds {unknown}")
 
 
-def _check_layer(layer: Layer, settings: LayerSettings) -> None:
+def _check_layer(layer: Layer, settings: LayerSettings, input_shape: Shape | None) -> None:
     """Check the settings of a layer; the message names it."""
     try:
         settings.validate()
@@ -344,6 +345,11 @@ def _check_layer(layer: Layer, settings: LayerSettings) -> None:
                 raise SettingsError(
                     f"output_weights must be a network with this layer of shape {layer.W.shape}, "
                     f"but its layers are {shapes}"
+                )
+            if None not in (input_shape, other.input_shape) and input_shape != other.input_shape:
+                raise SettingsError(
+                    f"output_weights must be a network with inputs of shape {input_shape}, but "
+                    f"takes {other.input_shape}"
                 )
         if settings.nnz is not None and settings.nnz > layer.W.size:
             raise SettingsError(

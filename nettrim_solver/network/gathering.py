@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -61,15 +61,19 @@ class Part(Operation):
         self._set("index", index)
 
     @property
+    def size(self) -> int:
+        """Entries of a row of all inputs."""
+        return sum(map(math.prod, self.shapes))
+
+    @property
     def columns(self) -> slice:
         """Where the input stands in a row."""
         ends = list(itertools.accumulate(map(math.prod, self.shapes), initial=0))
         return slice(ends[self.index], ends[self.index + 1])
 
     def _output_shape(self, *shapes: Shape) -> Shape:
-        size = sum(map(math.prod, self.shapes))
-        if shapes[0] != (size,):
-            raise self.mismatch(f"({size},), joined of {self.shapes}", shapes[0])
+        if shapes[0] != (self.size,):
+            raise self.mismatch(f"({self.size},), joined of {self.shapes}", shapes[0])
         return tuple(self.shapes[self.index])
 
     def _compute(self, *inputs: NDArray[Any]) -> NDArray[Any]:
@@ -176,7 +180,7 @@ def join_inputs(*inputs: Any) -> NDArray[Any]:
     Returns
     -------
     ndarray of shape (n_samples, n_entries)
-        In the dtype of the floating-point inputs, int64 if there are none.
+        In the dtype of the floating-point inputs, float32 at least; int64 if there are none.
 
     Raises
     ------
@@ -191,7 +195,7 @@ def join_inputs(*inputs: Any) -> NDArray[Any]:
     array([[1.  , 2.  , 0.5 ],
            [3.  , 4.  , 0.25]], dtype=float32)
     """
-    arrays = [np.asarray(one) for one in inputs]
+    arrays = [_as_array(number, one) for number, one in enumerate(inputs)]
     for number, one in enumerate(arrays):
         if one.dtype.kind not in "fiub" or one.shape[:1] != arrays[0].shape[:1] or not one.shape:
             raise ProblemError(
@@ -202,7 +206,7 @@ def join_inputs(*inputs: Any) -> NDArray[Any]:
     if not arrays:
         raise ProblemError("inputs must hold at least one array, but is empty")
     floating = [one.dtype for one in arrays if one.dtype.kind == "f"]
-    dtype = np.result_type(*floating) if floating else np.dtype(np.int64)
+    dtype = np.result_type(np.float32, *floating) if floating else np.dtype(np.int64)
     rows = [one.reshape(len(one), math.prod(one.shape[1:])) for one in arrays]
     for number, one in enumerate(rows):
         if one.dtype.kind in "iu" and not np.array_equal(one.astype(dtype), one):
@@ -211,6 +215,35 @@ def join_inputs(*inputs: Any) -> NDArray[Any]:
                 f"{MOST_EXACT} in float32"
             )
     return np.concatenate([one.astype(dtype, copy=False) for one in rows], axis=1)
+
+
+def _as_array(number: int, given: Any) -> NDArray[Any]:
+    try:
+        return np.asarray(given)
+    except (ValueError, TypeError, RuntimeError) as error:
+        # Ragged lists; tensors that are on a device, record gradients, or are half precision.
+        raise ProblemError(
+            f"inputs: number {number} must be an array of numbers: {error}"
+        ) from None
+
+
+def joined_shapes(operations: Iterable[Operation]) -> tuple[Shape, ...]:
+    """Return the shapes of the inputs that a network takes joined; none if it takes one alone."""
+    return next((tuple(op.shapes) for op in operations if isinstance(op, Part)), ())
+
+
+def check_whole(what: str, signal: NDArray[Any]) -> None:
+    """Raise unless a signal holds whole numbers that its dtype cannot have rounded."""
+    if signal.dtype.kind != "f":
+        return
+    limit = 2.0 ** (np.finfo(signal.dtype).nmant + 1)
+    known = (np.abs(signal) < limit) & (signal == np.floor(signal))
+    if not known.all():
+        first = signal[~known][0]
+        rounded = f", which {signal.dtype} may have rounded: give samples in float64"
+        raise ProblemError(
+            f"{what} takes whole numbers, but gets {first:g}{rounded * bool(abs(first) >= limit)}"
+        )
 
 
 def split(rows: NDArray[Any], shapes: Sequence[Shape]) -> list[NDArray[Any]]:

@@ -16,6 +16,7 @@ from ..checks import check_integer
 from ..exceptions import ProblemError
 from ..problem_checks import numeric
 from .folding import fold_batch_norm
+from .gathering import Part
 from .layers import Dense, Layer
 from .operations import Activate, Dropout, Operation, Shape
 from .windows import Window
@@ -42,8 +43,8 @@ class Network:
         input), one without a name gets its kind and a number (``"dense_0"``).
     input_shape : tuple of int, optional
         Shape of one sample: (n_features,), or (n_channels, height, width). Found out from the
-        first dense layer where that is possible; a network whose input shape stays unknown checks
-        its shapes when it is called.
+        first dense layer or :class:`.Part` where that is possible; a network whose input shape
+        stays unknown checks its shapes when it is called.
 
     Attributes
     ----------
@@ -165,8 +166,10 @@ class Network:
         return shapes
 
     def _deduced_shape(self) -> Shape | None:
-        """Return the input shape that a dense layer on the input asks for, if there is one."""
+        """Return the input shape that a dense layer or part of the input asks for, if any does."""
         for op in self.operations:
+            if isinstance(op, Part) and self._is_elementwise_from_input(op.inputs[0]):
+                return (op.size,)
             if isinstance(op, Dense) and self._is_elementwise_from_input(op.inputs[0]):
                 return (op.n_inputs,)
         return None

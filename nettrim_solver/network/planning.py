@@ -26,8 +26,9 @@ ITERATIONS = 200
 #: Products with the Gram matrix that a pruner is charged with; one-shot methods take fewer.
 PRODUCTS = 100
 
-#: Flops of the first piece of a layer that its solver is timed on, and the seconds that are enough.
-PIECE, ENOUGH = 1e8, 0.2
+#: Flops of the first piece of a layer that its solver is timed on, the seconds that are enough, and
+#: those of a first piece after which a second one would take too long.
+PIECE, ENOUGH, LONG = 1e8, 0.2, 1.0
 
 #: Arrays of shape (n_samples, n_outputs), float64, that a layer's problem, its solver and its judge
 #: hold together: the ADMM's own (8), targets, boxes, dual points, radii.
@@ -205,8 +206,9 @@ def _solver_flops(W: NDArray[Any], rows: int, choice: LayerSettings) -> float:
 def _solver_seconds(run: Run, layer: Layer, places: int, rows: int, work: float) -> float | None:
     """Return the time of the solver for one problem of a layer, from those of pieces of it.
 
-    There are two pieces at least, and they grow until one takes long enough; from the last two on,
-    time grows with the flops. None for references, whose work is not known, and if a solver fails.
+    There are two pieces at least, unless the first takes very long, and they grow until one takes
+    long enough; from the last two on, time grows with the flops. None for references, whose work
+    is not known, and if a solver fails.
     """
     choice = run.choices[layer.name]
     if choice.pipeline is None and SOLVERS[choice.solver].convex and choice.solver != "admm":
@@ -218,7 +220,7 @@ def _solver_seconds(run: Run, layer: Layer, places: int, rows: int, work: float)
             found = _solve_piece(run, layer, places, rows, share)
             flops.append(found[0])
             seconds.append(found[1])
-            if share == 1.0 or (len(flops) > 2 and seconds[-1] > ENOUGH):
+            if share == 1.0 or seconds[-1] > (ENOUGH if len(flops) > 2 else LONG):
                 break
             share = min(1.0, 2 * share)
     except Exception:  # A pipeline may be anyone's; the run will say what is wrong.

@@ -193,7 +193,8 @@ def integers(
     right = len(numbers) in lengths if lengths else bool(numbers)
     if not valid or not right or min(int(n) for n in numbers) < least:
         count = " or ".join(map(str, lengths)) + " " if lengths else ""
-        raise ProblemError(f"{where}: {name} must be {count}integers >= {least}, but was {value!r}")
+        what = "an integer" if lengths == (1,) else f"{count}integers"
+        raise ProblemError(f"{where}: {name} must be {what} >= {least}, but was {value!r}")
     return tuple(int(n) for n in numbers)
 
 

@@ -124,8 +124,13 @@ def _find_multiplier(run: Run) -> bool:
             lambda_ *= 1.0 + 0.02 * failures * (-1.0) ** failures
             continue
         low, high = (lambda_, high) if distance < epsilon else (low, lambda_)
-        if np.isinf(high) and not np.any(answer.V * run.penalty(np.arange(problem.n_outputs))):
-            return True  # unpenalised weights alone reach the radius: there is no lower value
+        objective = float(np.sum(np.abs(answer.V) * run.penalty(np.arange(problem.n_outputs))))
+        # Within the radius, the gap is what the ball's force does along the way to its surface.
+        # With no weights but unpenalised ones there is no lower value.
+        if 0.0 <= (epsilon - distance) * distance <= run.tolerances.gap * lambda_ * objective:
+            return True
+        if distance <= epsilon and objective == 0.0:
+            return True
         if np.isinf(high) and lambda_ > 10.0 * first and _idle(run):
             return True
         if low == 0.0 and lambda_ < VANISHING * first:
@@ -162,6 +167,7 @@ def _idle(run: Run) -> bool:
         if not np.isfinite(answer.rho[columns]).all():
             return False
         none = np.full(len(columns), np.inf)
+        answer.proved[columns] = False
         run.polish(
             columns, answer.V[columns], answer.beta[columns], none, np.full(len(columns), epsilon),
             answer.theta.T, columns, 0,

@@ -45,9 +45,8 @@ STIFF_SHARE = 0.75
 NEAR = 1e-2
 
 #: A ball carries its y only where its multiplier is at most this share of the one at which W = 0
-#: becomes optimal (elsewhere the plain step does as well), and its working rows are at most this
-#: many: each is one more entry of the border.
-CARRIED_SHARE = 1e-3
+#: becomes optimal, and its working rows are at most this many: each is an entry of the border.
+CARRIED_SHARE = 1.0
 CARRIED_ROWS = 1024
 
 #: How far beyond the point where a column may enter y is moved, so that it does.
@@ -141,12 +140,13 @@ class Output:
 
 
 def carry(output: Output, unit: float, theta: NDArray[np.floating]) -> None:
-    """Carry y as the multiplier of the ball's rows, in this unit, where lambda is small.
+    """Carry y as the multiplier of the ball's rows, in this unit.
 
     The distance ``y = lambda theta`` of the plain step vanishes with lambda, and with it the range
-    in which a step leaves the working rows what they are. Carried, ``theta`` is a variable of its
-    own: rows are ``X~_A (V - delta) - t_A = share (y + dy)``, which stays well conditioned as
-    lambda vanishes, and ends in equalities.
+    in which a step leaves the working rows what they are; the same happens at vertices, with about
+    as many weights as working rows. Carried, ``theta`` is a variable of its own: rows are
+    ``X~_A (V - delta) - t_A = share (y + dy)``, which stays well conditioned as lambda vanishes,
+    and ends in equalities.
     """
     share = output.lambda_ / unit
     works = np.count_nonzero((theta != 0) | output.fixed)

@@ -25,8 +25,8 @@ then on (:mod:`.working_set`), in float32 where that will do: it is only the pre
 exactly evaluated conditions. Where it is near singular, steps are damped by proximal terms of the
 weights and of the multipliers, which fade as the steps become calm.
 
-Where lambda is small an attempt that failed is followed by one that carries y on the ball's rows as
-on hard ones, and lets them give way by lambda times theta (:func:`.newton.carry`).
+An attempt that failed is followed by one that carries y on the ball's rows as on hard ones, and
+lets them give way by lambda times theta (:func:`.newton.carry`): small lambda and vertices need it.
 
 Nothing is accepted here but answers whose gap and violation are within tolerance.
 
