@@ -14,7 +14,8 @@ import numpy as np
 
 from ..comparison import Row
 from ..exceptions import ProblemError, SettingsError, SolverError, UnsupportedError
-from ..network import Calibration, Network, PruningResult, plan_network, prune_network
+from ..network import Calibration, Network, PruningResult, prune_network
+from ..network.prune import checked_run
 from ..pipeline import Pipeline, Solve
 from ..problem import Problem
 from ..solution import Solution
@@ -77,7 +78,7 @@ def network_run(
 ) -> NetworkRun:  # fmt: skip
     """Return the comparison on a network, everything checked.
 
-    :func:`.plan_network` checks the arguments of every method. One that does not support what is
+    The arguments of every method are checked as :func:`.prune_network` does. One that does not support what is
     asked is let pass: its rows will say so.
     """
     if not isinstance(network, Network):
@@ -99,7 +100,7 @@ def network_run(
     )
     for name in asked.methods:
         with contextlib.suppress(UnsupportedError):
-            plan_network(
+            checked_run(
                 network, data, sparsity=asked.sparsities[0], n_threads=n_threads,
                 **run.method(name), **pruning,
             )  # fmt: skip

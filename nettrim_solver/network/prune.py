@@ -217,6 +217,9 @@ def prune_network(
     return replace(result, settings=_asked(given, run))
 
 
+_DEFAULTS: dict[str, Any] = dict(prune_network.__kwdefaults__ or {})
+
+
 def plan_network(network: Network, X: Any, **arguments: Any) -> PruningPlan:
     """Return what a run will take, without running it: rows, memory, and a rough time.
 
@@ -235,15 +238,19 @@ def plan_network(network: Network, X: Any, **arguments: Any) -> PruningPlan:
         Of one network. A budget that is spread over the layers, or searched for, takes more than
         that; ``plan.notes`` says what.
     """
-    defaults: dict[str, Any] = dict(prune_network.__kwdefaults__ or {})
-    unknown = sorted(set(arguments) - set(defaults))
+    unknown = sorted(set(arguments) - _DEFAULTS.keys())
     if unknown:
-        raise SettingsError(f"plan_network() takes {sorted(defaults)}, but was given {unknown}")
-    run = _prepared(network=network, X=X, **defaults | arguments)
+        raise SettingsError(f"plan_network() takes {sorted(_DEFAULTS)}, but was given {unknown}")
+    run = checked_run(network, X, **arguments)
     with limit_threads(run.options.n_threads):
         if isinstance(run, Run):
             return plan(run)
         return replace(plan(run.typical()), notes=run.notes())
+
+
+def checked_run(network: Network, X: Any, **arguments: Any) -> Run | Search:
+    """Check the arguments of :func:`prune_network` as it does; return what would run."""
+    return _prepared(network=network, X=X, **_DEFAULTS | arguments)
 
 
 def _prepared(**given: Any) -> Run | Search:
