@@ -78,8 +78,8 @@ def network_run(
 ) -> NetworkRun:  # fmt: skip
     """Return the comparison on a network, everything checked.
 
-    The arguments of every method are checked as :func:`.prune_network` does. One that does not support what is
-    asked is let pass: its rows will say so.
+    The arguments of every method are checked as :func:`.prune_network` does. One that does not
+    support what is asked is let pass: its rows will say so.
     """
     if not isinstance(network, Network):
         raise ProblemError(
