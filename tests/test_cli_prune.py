@@ -125,10 +125,11 @@ def test_quiet_prints_nothing(folder, capsys):
     assert capsys.readouterr() == ("", "")
 
 
-def test_a_pruner_ends_well_and_leaves_what_is_excluded(folder):
+def test_a_pruner_ends_well_and_leaves_what_is_excluded(folder, capsys):
     words = ("--sparsity", 0.5, "-o", "pruned.npz", "--solver", "alps", "--exclude", "W1")
     assert run(*words) == 0
     assert np.all(from_npz("pruned.npz").layer("W1").W != 0)
+    assert "with proof" not in capsys.readouterr().out
 
 
 def test_a_pipeline_takes_the_place_of_the_solver(folder, capsys):

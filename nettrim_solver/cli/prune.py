@@ -105,6 +105,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Run ``nettrim prune``."""
     from .. import terminal
     from ..network import plan_network, prune_network
+    from ..status import Status
     from .data import read_samples
     from .recipe import BUDGETS
 
@@ -132,7 +133,7 @@ def run(arguments: argparse.Namespace) -> int:
             callback=terminal.layer_reporter(screen, update), **given,
         )  # fmt: skip
     code = _finish(arguments, model, result, score, screen)
-    if not {"sparsity", "nnz"}.isdisjoint(given) and {"solver", "pipeline"}.isdisjoint(given):
+    if result.status is Status.OPTIMAL and not {"sparsity", "nnz"}.isdisjoint(given):
         screen.line(HINT)
     return code
 
