@@ -201,6 +201,42 @@ def _conditions(z, lower, upper, hard, nu, centre, y, sums):  # type: ignore[no-
     sums[5] = shift
 
 
+def _piece(z, slope, lower, upper, hard, y, change, ends):  # type: ignore[no-untyped-def]
+    """How far a step t may go, ``z + t slope`` and ``y + t change``, before a row changes its part.
+
+    A row within its box may reach an end of it, a working row come back to its box, a hard row's
+    multiplier y vanish. ``ends`` receives the largest t <= 0 and the least t >= 0 that do so, and
+    `change` what y does on the rows that are not hard (`hard` is empty or has P entries).
+    """
+    some_hard = hard.shape[0] > 0
+    low = -np.inf
+    high = np.inf
+    for p in range(z.shape[0]):
+        d = slope[p]
+        t = 0.0
+        if some_hard and hard[p]:
+            if y[p] != 0.0:
+                if change[p] != 0.0:
+                    t = -y[p] / change[p]
+        else:
+            change[p] = 0.0
+            if y[p] != 0.0 or lower[p] == upper[p]:
+                change[p] = d
+                if lower[p] < upper[p] and d != 0.0:
+                    t = ((upper[p] if y[p] > 0.0 else lower[p]) - z[p]) / d
+        if t > 0.0:
+            high = min(high, t)
+        elif t < 0.0:
+            low = max(low, t)
+        elif y[p] == 0.0 and lower[p] < upper[p] and d != 0.0:
+            first = (lower[p] - z[p]) / d
+            last = (upper[p] - z[p]) / d
+            low = max(low, min(first, last, 0.0))
+            high = min(high, max(first, last, 0.0))
+    ends[0] = low
+    ends[1] = high
+
+
 def _gather(X, rows, columns, mean, scale, n_constant, out):  # type: ignore[no-untyped-def]
     """Rows and columns of the centred and scaled X into `out`, behind a column of ones.
 
@@ -283,6 +319,7 @@ measure = _compiled(_measure)
 rescale = _compiled(_rescale)
 shrink_weights = _compiled(_shrink_weights)
 conditions = _compiled(_conditions)
+piece = _compiled(_piece)
 gather = _compiled(_gather)
 submatrix = _compiled(_submatrix)
 best_constants = _compiled(_best_constants)

@@ -153,6 +153,16 @@ class Block:
         self._rows(work)
         return squares
 
+    def fix_multiplier(self, lambda_: float) -> None:
+        """Replace the joint radius by this multiplier, or one given before by another."""
+        self.epsilon, self.lambda_ = None, np.full(len(self), lambda_)
+        self.multiplier = self.lambda_
+
+    def ball_distances(self) -> Array:
+        """Return the distance over the ball's rows that every projection has, shape (m,)."""
+        with np.errstate(divide="ignore"):
+            return self._norms() / (1.0 + 1.0 / (self.rho * self.multiplier))
+
     def change_rho(self, factors: Array) -> None:
         """Multiply rho by the factors and move the state so that theta stays (no product)."""
         scale = factors.astype(self.dtype)

@@ -2,9 +2,10 @@ r"""One radius for all outputs: the multiplier that they share.
 
 The joint program is the penalised one with a single :math:`\lambda`, the multiplier of the common
 ball, so that its outputs separate once :math:`\lambda` is known. A first ADMM run with the joint
-projection estimates it; then, in turn, every output is solved exactly at the present
-:math:`\lambda`, and :math:`\lambda` moves to where the distances together have norm epsilon: on
-fixed patterns their squares are :math:`a_j + \lambda^2 q_j`, with
+projection estimates it, and solves every output near it (:mod:`.shared`); the outputs then go to
+where their distances together have norm epsilon (:mod:`.landing`). Where that does not end, in
+turn, every output is solved exactly at the present :math:`\lambda`, and :math:`\lambda` moves: on
+fixed patterns the squared distances are :math:`a_j + \lambda^2 q_j`, with
 
 .. math::
 
@@ -16,12 +17,17 @@ so the step is exact where no pattern changes, and a bracket guards it where som
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ...certificate import RADIUS_FLOOR
 from ...status import Status
 from .feasibility import refute
+from .landing import land, move
 from .run import Run
 from .separable import iterate, solve_all
+from .shared import Shared
+
+Index = NDArray[np.int64]
 
 #: Most values of lambda tried. The bracket halves at worst, and the steps are exact near the end.
 ROUNDS = 60
@@ -31,6 +37,9 @@ NEAR = 0.05
 
 #: Fraction of the first lambda below which a radius not yet met is taken to be out of reach.
 VANISHING = 1e-6
+
+#: Times that outputs near the multiplier are brought to the radius one by one.
+LANDINGS = 3
 
 #: Neighbouring values tried for a lambda at which some output stays unproved.
 NEIGHBOURS = 6
@@ -67,7 +76,7 @@ def _trivial(run: Run) -> bool:
 
 
 def _estimate(run: Run) -> bool:
-    """Leave estimates of lambda and of every output; return whether there is more to do.
+    """Estimate lambda, and solve outputs near it; return whether there is more to do.
 
     When the outputs do not fit into one block, lambda is estimated on the first block alone, with
     its share of the radius.
@@ -78,7 +87,8 @@ def _estimate(run: Run) -> bool:
         return run.settings.polish
     columns = run.blocks()[0]
     share = np.linalg.norm(problem.target_norms[columns]) / np.linalg.norm(problem.target_norms)
-    iterate(run, columns, epsilon * share if share < 1 else epsilon, None, joint=True)
+    epsilon *= min(share, 1.0)
+    iterate(run, columns, epsilon, None, Shared(epsilon, columns))
     return run.settings.polish and not any(s is Status.INFEASIBLE for s in answer.stops)
 
 
@@ -107,9 +117,16 @@ def _find_multiplier(run: Run) -> bool:
     if not len(known) and _idle(run):
         return True
     lambda_ = float(np.median(known)) if len(known) else float(np.median(run.natural))
-    first, low, high, miss, failures = lambda_, 0.0, np.inf, np.inf, 0
+    every = np.arange(problem.n_outputs)
+    first, low, high, miss, failures, landings = lambda_, 0.0, np.inf, np.inf, 0, LANDINGS
+    _solve_at(run, lambda_, np.flatnonzero(~answer.proved))
     for _ in range(ROUNDS):
-        _solve_at(run, lambda_)
+        if answer.proved.all() and landings > 0 and known.size:
+            landings -= 1
+            if land(run, _solve_at):
+                return True
+        if not np.all(answer.lambda_ == lambda_) or not answer.proved.all():
+            _solve_at(run, lambda_, every)
         total = float(np.sum(answer.square))
         distance = np.sqrt(total)
         if abs(distance - epsilon) <= run.tolerances.feas * scale and answer.proved.all():
@@ -124,7 +141,7 @@ def _find_multiplier(run: Run) -> bool:
             lambda_ *= 1.0 + 0.02 * failures * (-1.0) ** failures
             continue
         low, high = (lambda_, high) if distance < epsilon else (low, lambda_)
-        objective = float(np.sum(np.abs(answer.V) * run.penalty(np.arange(problem.n_outputs))))
+        objective = float(np.sum(np.abs(answer.V) * run.penalty(every)))
         # Within the radius, the gap is what the ball's force does along the way to its surface.
         # With no weights but unpenalised ones there is no lower value.
         if 0.0 <= (epsilon - distance) * distance <= run.tolerances.gap * lambda_ * objective:
@@ -135,7 +152,7 @@ def _find_multiplier(run: Run) -> bool:
             return True
         if low == 0.0 and lambda_ < VANISHING * first:
             return False
-        curvature = float(np.sum(run.slopes()))
+        curvature = float(np.sum(run.slopes(every)))
         rest = total - lambda_**2 * curvature
         new = 0.0
         if curvature > 0 and epsilon**2 > rest:
@@ -148,15 +165,9 @@ def _find_multiplier(run: Run) -> bool:
         # Patterns hold for small changes only; beyond, the tangent misleads.
         new = float(np.clip(new, 0.2 * lambda_, 5.0 * lambda_))
         if exact and abs(new - lambda_) < 0.3 * lambda_:
-            moved = answer.V - (new - lambda_) * answer.tangent
-            # The tangent ends where a weight vanishes; beyond, its sign would be the wrong one.
-            answer.V = np.where(moved * answer.V < 0, 0.0, moved)
-            answer.beta -= (new - lambda_) * answer.tangent_beta
-            for theta, (rows, slopes) in zip(answer.theta.T, answer.tangent_nu, strict=True):
-                y = lambda_ * theta[rows]
-                moved = y + (new - lambda_) * slopes
-                theta[rows] = np.where(moved * y < 0, 0.0, moved) / new
+            move(run, every, np.full(len(every), new))
         lambda_ = new
+        _solve_at(run, lambda_, every)
     return False
 
 
@@ -175,10 +186,13 @@ def _idle(run: Run) -> bool:
     return bool(answer.proved.all() and np.sqrt(np.sum(answer.square)) <= epsilon)
 
 
-def _solve_at(run: Run, lambda_: float) -> None:
-    """Solve every output at this multiplier, from the answers so far."""
+def _solve_at(run: Run, lambda_: float, which: Index) -> None:
+    """Solve some outputs at this multiplier, from the answers so far."""
     answer = run.answer
-    for columns in run.blocks():
+    for block in run.blocks():
+        columns = np.intersect1d(block, which, assume_unique=True)
+        if not len(columns):
+            continue
         multiplier = np.full(len(columns), lambda_)
         answer.proved[columns] = False
         fresh = ~np.isfinite(answer.rho[columns])

@@ -74,7 +74,8 @@ class Output:
 
     A small multiplier may have its ball rows `carried` (:func:`carry`): they count as hard, too,
     but give way by ``share * y``; `lambda_` is then but the unit of y, and ``share * lambda_`` the
-    multiplier. ``miss`` is how far they are from that, ``length`` what it is measured against.
+    multiplier. An answer counts after the `least` number of sweeps: the tangents are those of a step.
+    ``miss`` is how far they are from that, ``length`` what it is measured against.
     """
 
     name: int
@@ -97,6 +98,7 @@ class Output:
     length: float = 0.0
     miss: float = 0.0
     proved: bool = False
+    least: int = 0
     sweep: int = 0
     progress: int = 0
     square: float = 0.0

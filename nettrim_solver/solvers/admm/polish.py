@@ -101,13 +101,14 @@ def polish(
         ):
             output.proved = _solved(output, gradient, sums, tolerances)
             over = output.sweep == min(tolerances.sweeps, output.progress + PATIENCE)
-            if output.proved or over:
+            if over or (output.proved and output.sweep >= output.least):
                 finish(output)
                 continue
             output.sweep += 1
             if _judge_step(output):
                 plan = plan_step(factorisation, output, gradient, float(sums[2]), z)
                 if plan is None:
+                    output.tangent[:] = 0.0
                     finish(output)
                     continue
                 steps.append((output, plan))

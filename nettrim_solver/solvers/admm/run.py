@@ -50,6 +50,7 @@ class Answer:
     tangent_beta: Array
     tangent_nu: list[tuple[Index, Array]]
     lambda_: Array
+    line: Array
     rho: Array
     theta: Array
     square: Array
@@ -88,7 +89,7 @@ class Run:
         self.answer = Answer(
             V=np.zeros((M, N)), beta=np.zeros(M), tangent=np.zeros((M, N)),
             tangent_beta=np.zeros(M), tangent_nu=[(np.zeros(0, dtype=np.int64), np.zeros(0))] * M,
-            lambda_=np.full(M, np.nan), rho=np.full(M, np.nan),
+            lambda_=np.full(M, np.nan), line=np.full((M, 2), np.nan), rho=np.full(M, np.nan),
             theta=np.zeros((P, M), order="F"), square=np.zeros(M),
             iterations=np.zeros(M, dtype=np.int64),
             stops=[Status.MAX_ITERATIONS] * M, proved=np.zeros(M, dtype=bool),
@@ -119,12 +120,13 @@ class Run:
             if self.answer.stops[j] is not Status.INFEASIBLE:
                 self.answer.stops[j] = status
 
-    def slopes(self) -> Array:
+    def slopes(self, columns: Index) -> Array:
         """Return ``q_j``: squared distances change by ``2 lambda q_j`` a unit of lambda."""
-        answer, slopes = self.answer, np.zeros(self.problem.n_outputs)
-        for columns in self.blocks():
-            signed = self.penalty(columns) * np.sign(answer.V[columns])
-            slopes[columns] = np.sum(signed * answer.tangent[columns], axis=1)
+        answer, slopes = self.answer, np.zeros(len(columns))
+        for first in range(0, len(columns), CHUNK):
+            some = columns[first : first + CHUNK]
+            signed = self.penalty(some) * np.sign(answer.V[some])
+            slopes[first : first + CHUNK] = np.sum(signed * answer.tangent[some], axis=1)
         return slopes
 
     def penalty(self, columns: Any) -> Array:
@@ -270,7 +272,7 @@ class Run:
             nu=None if hard is None else np.where(hard, multiplier * theta, 0.0),
             tangent=self.answer.tangent[column].copy(),
             tangent_beta=float(self.answer.tangent_beta[column]),
-            tangent_nu=self.answer.tangent_nu[column],
+            tangent_nu=self.answer.tangent_nu[column], least=int(self.problem.joint),
         )  # fmt: skip
         if self.tries[column] % 2:
             carry(output, float(self.natural[column]), theta)
@@ -282,6 +284,7 @@ class Run:
         answer.tangent[j], answer.tangent_beta[j] = output.tangent, output.tangent_beta
         answer.tangent_nu[j] = output.tangent_nu
         answer.lambda_[j], answer.square[j] = output.multiplier, output.square
+        answer.line[j] = np.nan
         answer.theta[:, j] = output.y / output.lambda_
 
     def finish(self, columns: Any, iteration: int) -> None:

@@ -1,7 +1,8 @@
 """The loop of ADMM steps, checks, polish and freezing, for outputs that need nothing of each other.
 
-Each output has a radius of its own, or a given multiplier. The joint radius uses the same loop
-twice: with the joint projection for a first estimate, and at a given multiplier (:mod:`.joint`).
+Each output has a radius of its own, or a given multiplier. With a joint radius the loop begins with
+the joint projection, until their common multiplier is known well enough to go on with that
+(:mod:`.shared`); what remains is for :mod:`.joint`.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from ...status import Status
 from .block import Block
 from .feasibility import RADIUS_CHECK, refute, suspicious
 from .run import CHUNK, Interrupted, Run
+from .shared import Shared
 
 Array = NDArray[np.float64]
 Index = NDArray[np.int64]
@@ -36,10 +38,6 @@ STEADY = 60
 #: changed since the last check.
 FIRST_POLISH = 20
 SETTLED = 0.04
-
-#: Share of the outputs that must have settled before a joint estimate is handed over: pooled, and
-#: strict, where the polish wants a better start.
-JOINT_SETTLED = (0.75, 0.95)
 
 #: Iterations after which float32 iterates are continued in float64.
 SINGLE_ITERATIONS = 150
@@ -83,11 +81,13 @@ def solve_all(run: Run) -> None:
             )
 
 
-def iterate(run: Run, columns: Index, epsilon: Any, lambda_: Any, joint: bool = False) -> None:
+def iterate(
+    run: Run, columns: Index, epsilon: Any, lambda_: Any, shared: Shared | None = None
+) -> None:
     """Run one block until every output is proved, infeasible or out of iterations.
 
-    With `joint` (epsilon is one number) the loop ends as soon as the pattern has settled, and
-    leaves estimates: the proof is then for :mod:`.joint`.
+    With `shared` (epsilon is one number) the outputs are proved at multipliers near the one that
+    they share.
     """
     columns, epsilon, lambda_, block = _start(run, columns, epsilon, lambda_)
     if block is None:
@@ -112,12 +112,8 @@ def iterate(run: Run, columns: Index, epsilon: Any, lambda_: Any, joint: bool = 
             block.advance()
             run.seconds["admm"] += time.perf_counter() - tick
             if check:
-                kept = _check(run, columns, block, watch, iteration, joint)
+                kept = _check(run, columns, block, watch, iteration, shared)
                 columns = columns[kept]
-                if np.ndim(epsilon) == 1:
-                    epsilon = epsilon[kept]
-                if joint and len(columns) == 0:
-                    return
             run.check_clock()
     except KeyboardInterrupt:
         _store(run, columns, block, iteration)
@@ -126,8 +122,8 @@ def iterate(run: Run, columns: Index, epsilon: Any, lambda_: Any, joint: bool = 
         _store(run, columns, block, iteration)
         raise
     _store(run, columns, block, iteration)
-    if len(columns) and not joint and _refutable(run, epsilon):
-        refute(run, columns, epsilon)
+    if len(columns) and shared is None and _refutable(run, block.epsilon):
+        refute(run, columns, block.epsilon)
 
 
 def _start(
@@ -220,7 +216,7 @@ def _balance(run: Run, block: Block, watch: Watch, iteration: int) -> None:
 
 
 def _check(
-    run: Run, columns: Index, block: Block, watch: Watch, iteration: int, joint: bool
+    run: Run, columns: Index, block: Block, watch: Watch, iteration: int, shared: Shared | None
 ) -> NDArray[np.bool_]:
     """Polish what has settled, drop what is proved; return which outputs stay."""
     support = block.answer != 0
@@ -228,34 +224,32 @@ def _check(
     watch.support = support
     settled = changes <= np.maximum(2, SETTLED * support.sum(axis=1))
     run.report(iteration)
-    if joint:
-        if _suspects(run, columns, block, watch, iteration).any():
-            if refute(run, columns, block.epsilon).any():
-                return np.zeros(len(columns), dtype=bool)
-        done = iteration >= FIRST_POLISH and settled.mean() > JOINT_SETTLED[run.problem.strict]
-        if done or iteration >= run.settings.max_iter:
-            _store(run, columns, block, iteration)
-            return np.zeros(len(columns), dtype=bool)
-        return np.ones(len(columns), dtype=bool)
     keep = np.ones(len(columns), dtype=bool)
-    if _refutable(run, block.epsilon):
+    if shared is not None or _refutable(run, block.epsilon):
         stuck = np.flatnonzero(_suspects(run, columns, block, watch, iteration))
         if len(stuck):
-            radii = None if block.epsilon is None else block.epsilon[stuck]
+            radii = block.epsilon if shared is None else shared.epsilon
+            radii = radii[stuck] if np.ndim(radii) == 1 else radii
             keep[stuck] = ~refute(run, columns[stuck], radii)
-            settled &= keep
+        if shared is not None and not keep.all():
+            return np.zeros(len(columns), dtype=bool)
+    if shared is not None and not (run.settings.polish and shared.watch(block, columns, iteration)):
+        if shared.idle:
+            _store(run, columns, block, iteration)
+            keep[:] = False
+        return keep
     settled |= iteration >= 4 * watch.attempt
-    candidates = np.flatnonzero(settled & (iteration >= watch.attempt))
-    if run.settings.polish and len(candidates):
-        V, beta = block.estimate()
-        run.answer.rho[columns[candidates]] = block.rho[candidates]
-        proved = run.polish(
-            columns[candidates], V[candidates], beta[candidates], block.multiplier[candidates],
-            block.epsilon[candidates] if np.ndim(block.epsilon) == 1 else None,
-            block.dual, candidates, iteration,
-        )  # fmt: skip
-        keep[candidates[proved]] = False
-        watch.attempt[candidates[~proved]] = int(1.5 * iteration)
+    if run.settings.polish:
+        due = keep & (iteration >= watch.attempt)
+        if shared is None:
+            tried = _polish(run, columns, block, np.flatnonzero(settled & due), iteration)
+        else:
+            tried = np.zeros(0, dtype=np.int64)
+            for portion in shared.portions(columns, settled, due):
+                tried = np.append(tried, _polish(run, columns, block, portion, iteration))
+                shared.update(run, block)
+        keep &= ~run.answer.proved[columns]
+        watch.attempt[tried[keep[tried]]] = int(1.5 * iteration)
     if not keep.all():
         block.keep(keep)
         watch.keep(keep)
@@ -264,6 +258,19 @@ def _check(
             block.to_double(*run.box(columns[keep]))
             watch.V = None
     return keep
+
+
+def _polish(run: Run, columns: Index, block: Block, some: Index, iteration: int) -> Index:
+    """Polish some outputs of a block, and return them."""
+    if len(some):
+        V, beta = block.estimate()
+        run.answer.rho[columns[some]] = block.rho[some]
+        run.polish(
+            columns[some], V[some], beta[some], block.multiplier[some],
+            block.epsilon[some] if np.ndim(block.epsilon) == 1 else None,
+            block.dual, some, iteration,
+        )  # fmt: skip
+    return some
 
 
 def _refutable(run: Run, epsilon: Any) -> bool:
