@@ -13,7 +13,7 @@ import scipy.sparse as sp
 from nettrim_solver import Factorisation, Problem, Status, instances, solve
 from nettrim_solver.exceptions import ProblemError, SettingsError
 from nettrim_solver.problem import RADII
-from nettrim_solver.solvers import Context, admm
+from nettrim_solver.solvers import Context, admm, kernels
 from nettrim_solver.solvers.admm import lapack, separable
 from nettrim_solver.solvers.admm.block import Block
 from nettrim_solver.solvers.admm.run import ARRAYS
@@ -137,11 +137,16 @@ def system_from_scratch(f, columns, weights):
     return (block * weights[:, None]).T @ block
 
 
-def entered(f, system, new):
-    """Append columns the way the polish does."""
-    block = system.weighted(new)
-    sums = block.sum(axis=1, dtype=np.float64)
-    system.append(new, f.adjoint(block, sums), sums)
+def solve_bordered(system, right, held, values, changed, diagonal):
+    """Solve with appended variables in use, some held and some samples' weights changed."""
+    n = len(system)
+    system.hold(held)
+    keys = np.concatenate([system.row_keys(changed), system.column_keys, system.held_keys[held]])
+    sides = np.concatenate([np.zeros(len(changed)), right[system.n_base :], values])[:, None]
+    x = np.zeros((1, n))
+    z = system.solve(system.half_solution(right[None]), keys, diagonal, sides, x)
+    x[0, system.n_base :] = z[len(changed) : len(changed) + n - system.n_base, 0]
+    return x[0], z[:, 0]
 
 
 @pytest.mark.parametrize("storage", ["dense", "sparse"])
@@ -159,43 +164,47 @@ def test_a_border_equals_a_new_system(shape, intercept, dtype, storage):
     close = TOLERANCE["single_projection" if dtype == np.float32 else "factorisation"]
     for step in range(6):
         unused = np.setdiff1d(np.arange(shape[1]), np.append(system.columns, [1, 2]))
-        entered(f, system, rng.choice(unused, 1 + step % 2, replace=False))
+        system.append(rng.choice(unused, 1 + step % 2, replace=False))
         changed = np.sort(rng.choice(shape[0], 3, replace=False))
         weights[changed] = rng.choice([0.0, 1.0, 10.0], 3)
         n, different = len(system), np.flatnonzero(weights != rows)
         held = np.sort(rng.choice(n, 2, replace=False))
         values = rng.standard_normal(2)
-        right = rng.standard_normal((n, 1))
-        active = np.arange(system.n_base, n)
-        keys = np.concatenate([
-            system.column_keys(active), system.row_keys(different), system.held_keys(held),
-        ])  # fmt: skip
-        sides = np.concatenate([right[active, 0], np.zeros(len(different)), values])[:, None]
-        diagonal = np.zeros(len(keys))
-        diagonal[len(active) : len(active) + len(different)] = -1.0 / (weights - rows)[different]
-        x, z = system.solve(system.base_solution(right), keys, diagonal, sides, active)
+        right = rng.standard_normal(n)
+        diagonal = -1.0 / (weights - rows)[different]
+        x, z = solve_bordered(system, right, held, values, different, diagonal)
         H = system_from_scratch(f, system.columns, weights) + np.diag(system.ridge)
         residual = H @ x - right
         residual[held] += z[-2:]
         size = np.abs(right).max() + np.abs(H).max() * np.abs(x).max()
         assert np.abs(residual).max() <= close * size
-        np.testing.assert_allclose(x[held, 0], values, atol=close * size)
+        np.testing.assert_allclose(x[held], values, atol=close * size)
 
 
-def test_appended_columns_that_are_not_in_use_rest():
-    f, _ = prepared(design(60, 20), True)
-    system = WorkingSet(f, np.array([4, 5, 9]), np.ones(60, dtype=bool), np.float64)
-    entered(f, system, np.array([7, 3]))
-    right = np.arange(6.0)[:, None]
-    active = np.array([5])
-    x, _ = system.solve(
-        system.base_solution(right), system.column_keys(active), np.zeros(1), right[active], active
+def test_entries_in_use_are_listed_and_their_solution_is_spread():
+    """Appended variables that rest are left out, others are held where they drop."""
+    start = np.array([1.0, 2.0, 0.0, 0.0, 3.0, 4.0])
+    dropped = np.array([False, True, False, True, True, False])
+    full, held_keys = np.arange(12.0).reshape(2, 6), np.array([-1, 7, -1, -1, 8, -1])
+    keys, values, held = np.zeros(9, np.int64), np.zeros((9, 2)), np.zeros(6, np.int64)
+    found = kernels.border_entries(
+        2, np.array([10, 11, 12, 13]), held_keys, start, dropped, full, 1, keys, values, held
     )
-    used = [0, 1, 2, 3, 5]
-    H = system_from_scratch(f, system.columns, np.ones(60)) + np.diag(system.ridge)
-    assert x[4] == 0.0
-    np.testing.assert_allclose(
-        H[np.ix_(used, used)] @ x[used], right[used], atol=TOLERANCE["factorisation"]
+    assert found == (4, 2, 0)
+    np.testing.assert_array_equal(keys[1:6], [10, 12, 13, 7, 8])
+    np.testing.assert_array_equal(values[1:6], [[2, 8], [4, 10], [5, 11], [2, 0], [3, 0]])
+    np.testing.assert_array_equal(held[:2], [1, 4])
+    z, x = np.arange(12.0).reshape(6, 2), np.full((2, 6), 0.5)
+    push, pull = np.zeros((1, 2)), np.zeros(2)
+    assert kernels.border_spread(
+        z, 2, 1, 0, start, dropped, np.ones(1), np.full(1, 2.0), x, push, pull
+    )
+    np.testing.assert_array_equal(x, [[0.5, 2, 2, 0, 3, 6], [0.5, 0, 3, 0, 0, 7]])
+    np.testing.assert_array_equal(push, [[0.0, -1.5]])
+    np.testing.assert_array_equal(pull, [8, 10])
+    z[3, 1] = np.nan
+    assert not kernels.border_spread(
+        z, 2, 1, 0, start, dropped, np.ones(1), np.full(1, 2.0), x, push, pull
     )
 
 
@@ -205,7 +214,7 @@ def test_columns_are_missing_until_they_are_appended():
     wanted = np.zeros(20, dtype=bool)
     wanted[[3, 5, 7]] = True
     assert list(system.missing(wanted)) == [3, 7]
-    entered(f, system, np.array([7]))
+    system.append(np.array([7]))
     assert list(system.missing(wanted)) == [3]
 
 
@@ -274,7 +283,7 @@ def test_the_routines_without_lock_do_what_numpy_does(routines, dtype, layout):
         np.testing.assert_allclose(lower @ lower.T, full, atol=20 * close * np.abs(full).max())
         for k in (0, 1, 2, 5):
             right = laid(rng.standard_normal((k, n)), "C")
-            expected = np.linalg.solve(full, right.T.astype(np.float64)).T
+            expected = np.linalg.solve(lower, right.T.astype(np.float64)).T
             lapack.solve_rows(H, right)
             np.testing.assert_allclose(right, expected, atol=close * 10)
         assert np.array_equal(block, given)

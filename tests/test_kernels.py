@@ -265,6 +265,115 @@ def test_best_constants_of_any_size(size):
     )  # fmt: skip
 
 
+# Bordered systems --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("n", [1, 2, 17])
+def test_triangular_solutions_and_borders(n, dtype):
+    rng = np.random.default_rng(n)
+    factor = np.tril(rng.standard_normal((n, n))) + 4.0 * np.eye(n)
+    factor = np.asfortranarray(factor.astype(dtype))
+    upper, border, half = factor.T, rng.standard_normal((6, n)), rng.standard_normal((2, n))
+    border, half = border.astype(dtype), half.astype(dtype)
+    right = half.copy()
+    kernels.forward_rows(upper, right)
+    close(right @ factor.T.astype(np.float64), half, dtype, n)
+    schur, keys = rng.standard_normal((8, 8)), np.array([5, 0, 3])
+    diagonal, values = rng.standard_normal(2), rng.standard_normal((3, 2))
+    matrix, side = np.empty((3, 3)), np.empty((3, 2))
+    kernels.border_system(schur, keys, diagonal, border, half, values, matrix, side)
+    close(matrix, schur[np.ix_(keys, keys)] + np.diag([*diagonal, 0.0]), np.float64)
+    close(side, values - border[keys].astype(np.float64) @ half.T, dtype, n)
+    x, z = np.full((2, n + 1), 0.5), rng.standard_normal((3, 2))
+    kernels.border_back(upper, keys, border, z, half, x)
+    close(x[:, :n] @ factor.astype(np.float64), half - z.T @ border[keys], dtype, n)
+    assert np.all(x[:, n] == 0.5)
+
+
+def test_the_distance_along_a_step_is_a_quadratic():
+    """Its coefficients follow from the system that the step solves."""
+    rng = np.random.default_rng(5)
+    A, B = rng.standard_normal((30, 6)), rng.standard_normal((2, 6))
+    E, cost, ridge = rng.standard_normal(30), rng.standard_normal(6), rng.random(6)
+    y, weight, lambda_, held = rng.standard_normal(2), 7.0, 0.3, np.array([4])
+    right = A.T @ E + B.T @ y  # y counts in the conditions, not in the distance
+    goal, value = rng.standard_normal((2, 2)), np.array([[0.7, 0.0]])
+    unit = np.eye(6)[held]
+    border = np.block([[-np.eye(2) / weight, np.zeros((2, 1))], [np.zeros((1, 3))]])
+    K = np.block(
+        [[A.T @ A + np.diag(ridge), np.vstack([B, unit]).T], [np.vstack([B, unit]), border]]
+    )
+    sides = np.vstack([np.column_stack([right + lambda_ * cost, cost]), goal, value])
+    solved = np.linalg.solve(K, sides)
+    x, push, pull = np.ascontiguousarray(solved[:6].T), -solved[6:8], solved[8:, 0].copy()
+    found = kernels.radius_change(
+        x, right, lambda_, cost, ridge, held, pull, B, y, push, float(E @ E)
+    )
+    lines = np.column_stack([A @ x[1], E - A @ x[0]])
+    expected = [
+        lines[:, 0] @ lines[:, 0],
+        -2 * lines[:, 0] @ lines[:, 1],
+        lines[:, 1] @ lines[:, 1],
+    ]
+    np.testing.assert_allclose(found, expected, rtol=TOLERANCE["reordered"])
+
+
+def test_flips_and_wrong_forces_are_counted():
+    x = np.array([[0.0, 2.0, 0.5, 0.0, 3.0], [1.0, 0.0, 0.0, 0.0, 0.0]])
+    start, cost = np.array([1.0, 1.0, 1.0, 0.0, 1.0]), np.array([1.0, 1.0, 1.0, -1.0, 0.0])
+    dropped, delta, force = np.zeros(5, dtype=bool), np.empty(5), np.empty(2)
+    y, push, signs = np.array([1.0, -1.0]), np.array([[-2.0, 1.0], [0.0, 0.0]]), np.array([1.0, -1])
+    found = kernels.flip(x, 0.5, start, cost, dropped, y, push, signs, delta, force)
+    assert found == (1, 1)
+    np.testing.assert_array_equal(delta, [0.5, 2, 0.5, 0, 3])
+    np.testing.assert_array_equal(dropped, [False, True, False, False, False])
+    np.testing.assert_array_equal(force, [-0.5, -1.0])
+
+
+def test_the_dual_ratio():
+    V, gradient = np.array([1.0, -2.0, 0.0]), np.array([3.0, -4.0, 1.0])
+    penalty = np.array([1.0, 2.0, 0.0])
+    assert kernels.dual_ratio(V, gradient, penalty, 0.5, 2.0) == (5.0, 6.0)
+    assert kernels.dual_ratio(V, gradient, penalty, 0.5, 0.5) == (5.0, np.inf)
+
+
+@given(sample_blocks(), st.integers(0, 2**20))
+def test_no_row_changes_its_part_within_a_piece(block, seed):
+    S, _, _, lower, upper, strict, _ = block
+    rng = np.random.default_rng(seed)
+    z, slope = S[0].astype(np.float64), rng.standard_normal(S.shape[1])
+    lower, upper = lower[0].astype(np.float64), upper[0].astype(np.float64)
+    hard = (lower < upper) & strict
+    y = z - np.clip(z, lower, upper)
+    change = np.where(hard, rng.standard_normal(len(z)), np.nan)
+    if strict:  # hard rows that work are at an end of the box, with any multiplier
+        works = hard & (y != 0)
+        z[works], y[works] = np.clip(z, lower, upper)[works], rng.standard_normal(works.sum())
+    ends = np.empty(2)
+    kernels.piece(
+        z, slope, lower, upper, hard if strict else np.zeros(0, dtype=bool), y, change, ends
+    )
+    assert ends[0] <= 0.0 <= ends[1]
+    ball = ~hard
+    expected = np.where((y != 0) | (lower == upper), slope, 0.0)
+    np.testing.assert_array_equal(change[ball], expected[ball])
+
+    def parts(step):
+        at = z + step * slope
+        side = np.sign(at - np.clip(at, lower, upper))
+        works = hard & (y != 0)
+        side[works] = np.sign((y + step * change)[works])
+        side[(lower == upper) & ball] = 0.0
+        return side
+
+    for end in ends:
+        inside = 0.999 * np.clip(end, -10.0, 10.0)
+        np.testing.assert_array_equal(parts(inside), parts(0.0))
+        if abs(end) < 10.0 and end != 0.0:
+            assert np.any(parts(1.001 * end) != parts(0.0))
+
+
 @given(
     st.lists(st.tuples(st.floats(0.0, 10.0), st.floats(1e-4, 1e4)), min_size=1, max_size=8),
     st.floats(1e-3, 0.999),

@@ -244,12 +244,14 @@ def _gather(X, rows, columns, mean, scale, n_constant, out):  # type: ignore[no-
     """
     centre = mean[columns]
     factor = scale[columns]
+    place = columns.astype(np.uint64)  # unsigned, for loads without a look at the sign
     for r in range(rows.shape[0]):
         x = X[rows[r]]
+        y = out[r, n_constant:]
         for k in range(n_constant):
             out[r, k] = 1
-        for k in range(columns.shape[0]):
-            out[r, n_constant + k] = (x[columns[k]] - centre[k]) * factor[k]
+        for k in range(place.shape[0]):
+            y[k] = (x[place[k]] - centre[k]) * factor[k]
 
 
 def _submatrix(matrix, chosen, out, offset):  # type: ignore[no-untyped-def]
@@ -261,6 +263,203 @@ def _submatrix(matrix, chosen, out, offset):  # type: ignore[no-untyped-def]
         i = chosen[k]
         for r in range(k, chosen.shape[0]):
             out[offset + r, offset + k] = matrix[chosen[r], i]
+
+
+def _forward_rows(upper, right):  # type: ignore[no-untyped-def]
+    """Solve ``L x = b`` for the rows b of `right`, in place; `upper` is L^T, in C order."""
+    for c in range(right.shape[0]):
+        for k in range(right.shape[1]):
+            row = upper[k, k + 1 :]  # slices, for loops over their length become vectors
+            rest = right[c, k + 1 :]
+            value = right[c, k] / upper[k, k]
+            right[c, k] = value
+            if value != 0:
+                for p in range(row.shape[0]):
+                    rest[p] -= value * row[p]
+
+
+def _border_entries(  # type: ignore[no-untyped-def]
+    n_base, column_keys, held_keys, start, dropped, full, first, keys, values, held
+):
+    """Complete a border's entries in use, whose `first` ones are given, for what is dropped.
+
+    Appended variables (from `n_base` on) are in use but where they rest at zero. All others are
+    held where they drop, and listed in `held`. Returns how many entries there are without the
+    held ones, how many are held, and how many of these have no key yet.
+    """
+    count = first
+    for i in range(n_base, start.shape[0]):
+        if not dropped[i] or start[i] != 0.0:
+            keys[count] = column_keys[i - n_base]
+            values[count, 0] = full[0, i]
+            values[count, 1] = full[1, i]
+            count += 1
+    n_held = 0
+    missing = 0
+    for i in range(start.shape[0]):
+        if dropped[i] and (i < n_base or start[i] != 0.0):
+            held[n_held] = i
+            keys[count + n_held] = held_keys[i]
+            values[count + n_held, 0] = start[i]
+            values[count + n_held, 1] = 0.0
+            n_held += 1
+            if held_keys[i] < 0:
+                missing += 1
+    return count, n_held, missing
+
+
+def _border_system(schur, keys, diagonal, border, half, values, matrix, right):  # type: ignore[no-untyped-def]
+    """System of a border's entries in use: ``schur[keys, keys]`` plus a diagonal, into `matrix`.
+
+    And ``values - border[keys] @ half^T`` into `right`; `border` has a row per entry, `half` one
+    per right side. The diagonal is that of the first entries, and zero from there on.
+    """
+    for a in range(keys.shape[0]):
+        i = keys[a]
+        for b in range(keys.shape[0]):
+            matrix[a, b] = schur[i, keys[b]]
+        if a < diagonal.shape[0]:
+            matrix[a, a] += diagonal[a]
+        for c in range(half.shape[0]):
+            total = half.dtype.type(0)
+            for p in range(half.shape[1]):
+                total += border[i, p] * half[c, p]
+            right[a, c] = values[a, c] - total
+
+
+def _border_back(upper, keys, border, z, half, x):  # type: ignore[no-untyped-def]
+    """Base's part of bordered solutions, ``L^-T (half - z^T border[keys])``, into the rows of x.
+
+    `half` has a row per right side and is left alone; `upper` is L^T, in C order.
+    """
+    n = half.shape[1]
+    h = np.empty(n, half.dtype)
+    for c in range(half.shape[0]):
+        h[:] = half[c]
+        for a in range(keys.shape[0]):
+            weight = half.dtype.type(z[a, c])
+            b = border[keys[a]]
+            for p in range(n):
+                h[p] -= weight * b[p]
+        for k in range(n - 1, -1, -1):
+            row = upper[k, k + 1 :]
+            rest = h[k + 1 :]
+            total = half.dtype.type(0)
+            for p in range(row.shape[0]):
+                total += row[p] * rest[p]
+            h[k] = (h[k] - total) / upper[k, k]
+            x[c, k] = h[k]
+
+
+def _border_spread(  # type: ignore[no-untyped-def]
+    z, n_base, first, stiff, start, dropped, doubled, weight, x, push, pull
+):
+    """Spread the border's part z of a solution: to the variables x, and to the multipliers.
+
+    Entries are in the order of :func:`_border_entries`, those of the stiff rows from `stiff` to
+    `first`. Returns whether all is finite.
+    """
+    finite = True
+    count = first
+    for i in range(n_base, start.shape[0]):
+        x[0, i] = 0.0
+        x[1, i] = 0.0
+        if not dropped[i] or start[i] != 0.0:
+            x[0, i] = z[count, 0]
+            x[1, i] = z[count, 1]
+            count += 1
+    for i in range(start.shape[0]):
+        if dropped[i] and (i < n_base or start[i] != 0.0):
+            x[0, i] = start[i]
+            x[1, i] = 0.0
+            pull[count - z.shape[0] + pull.shape[0]] = z[count, 0]
+            count += 1
+        if not (math.isfinite(x[0, i]) and math.isfinite(x[1, i])):
+            finite = False
+    for r in range(push.shape[0]):
+        factor = -(1.0 + doubled[r] / weight[r])
+        push[r, 0] = factor * z[stiff + r, 0]
+        push[r, 1] = factor * z[stiff + r, 1]
+        if not (math.isfinite(push[r, 0]) and math.isfinite(push[r, 1])):
+            finite = False
+    return finite
+
+
+def _flip(x, change, start, cost, dropped, y, push, signs, delta, force):  # type: ignore[no-untyped-def]
+    """Set ``delta = u + change v`` and the stiff rows' force, and drop what would flip its sign.
+
+    Returns how many variables do, and how many stiff rows have a force of the wrong sign.
+    """
+    flips = 0
+    for i in range(start.shape[0]):
+        delta[i] = x[0, i] + change * x[1, i]
+        if not dropped[i] and cost[i] != 0.0 and (cost[i] > 0.0) != (start[i] - delta[i] > 0.0):
+            if start[i] != delta[i]:
+                dropped[i] = True
+                flips += 1
+    wrong = 0
+    for r in range(y.shape[0]):
+        force[r] = y[r] + push[r, 0] + change * push[r, 1]
+        if force[r] * signs[r] < 0.0:
+            wrong += 1
+    return flips, wrong
+
+
+def _radius_change(  # type: ignore[no-untyped-def]
+    x, right, lambda_, cost, ridge, held, pull, rows, y, push, square
+):
+    """Coefficients of ``||E - X~ (u + d v)||^2`` as a quadratic in d, highest first.
+
+    It is `square` at u = 0. The rows of x are u and v. The products with H follow from the system
+    that they solve, without H, where `held` variables have multipliers `pull`, and stiff `rows` the
+    multipliers y and their changes `push`.
+    """
+    u = x[0]
+    v = x[1]
+    vv = 0.0
+    uu = 0.0
+    uv = 0.0
+    ru = 0.0
+    rv = 0.0
+    for i in range(u.shape[0]):
+        target = right[i] + lambda_ * cost[i]
+        vv += (cost[i] - ridge[i] * v[i]) * v[i]
+        uu += (target - ridge[i] * u[i]) * u[i]
+        uv += (target - ridge[i] * u[i]) * v[i]
+        ru += right[i] * u[i]
+        rv += right[i] * v[i]
+    for k in range(held.shape[0]):
+        uu -= u[held[k]] * pull[k]
+    for r in range(rows.shape[0]):
+        bu = 0.0
+        bv = 0.0
+        for i in range(u.shape[0]):
+            bu += rows[r, i] * u[i]
+            bv += rows[r, i] * v[i]
+        vv += bv * push[r, 1]
+        uu += bu * push[r, 0]
+        uv += bv * push[r, 0]
+        ru -= y[r] * bu
+        rv -= y[r] * bv
+    return vv, 2.0 * (uv - rv), square - 2.0 * ru + uu
+
+
+def _dual_ratio(V, gradient, penalty, lambda_, floor):  # type: ignore[no-untyped-def]
+    """Return the l1 norm ``penalty @ |V|`` and the largest ``|gradient_i| / (lambda penalty_i)``.
+
+    Where nothing is penalised the gradient must vanish: infinity where it exceeds the floor.
+    """
+    objective = 0.0
+    ratio = 0.0
+    for i in range(V.shape[0]):
+        objective += penalty[i] * abs(V[i])
+        limit = lambda_ * penalty[i]
+        slope = abs(gradient[i])
+        if limit > 0.0:
+            ratio = max(ratio, slope / limit)
+        elif slope > floor:
+            ratio = np.inf
+    return objective, ratio
 
 
 def _best_constants(lower, upper, constants, squares):  # type: ignore[no-untyped-def]
@@ -322,4 +521,12 @@ conditions = _compiled(_conditions)
 piece = _compiled(_piece)
 gather = _compiled(_gather)
 submatrix = _compiled(_submatrix)
+forward_rows = _compiled(_forward_rows)
+border_entries = _compiled(_border_entries)
+border_spread = _compiled(_border_spread)
+flip = _compiled(_flip)
+border_system = _compiled(_border_system)
+border_back = _compiled(_border_back)
+radius_change = _compiled(_radius_change)
+dual_ratio = _compiled(_dual_ratio)
 best_constants = _compiled(_best_constants)

@@ -68,12 +68,19 @@ class Block:
         self.workers, self.n_workers = workers, n_workers
         V, beta, theta = start
         # The fixed point that belongs to (V, theta): S_z = Z - theta / rho, and so for S_v.
-        slopes = factorisation.adjoint(theta)
-        self.state = (V + slopes / (rho * factorisation.kappa)[:, None]).astype(self.dtype)
-        self.S, shift = factorisation.forward(V.astype(self.dtype))
-        self.S += (shift + beta)[:, None].astype(self.dtype)
-        theta /= rho[:, None].astype(self.dtype)
-        self.S -= theta
+        self.state = np.empty(V.shape, dtype=self.dtype)
+        self.S = np.empty(theta.shape, dtype=self.dtype)
+        factorisation.design(self.dtype), factorisation.inverse(self.dtype)  # made by one thread
+
+        def work(r: slice) -> None:
+            slopes = factorisation.adjoint(theta[r])
+            self.state[r] = V[r] + slopes / (rho[r] * factorisation.kappa)[:, None]
+            _, shift = factorisation.forward(V[r].astype(self.dtype), self.S[r])
+            self.S[r] += (shift + beta[r])[:, None].astype(self.dtype)
+            theta[r] /= rho[r, None].astype(self.dtype)
+            self.S[r] -= theta[r]
+
+        self._rows(work)
         self.sums = self.S.sum(axis=1, dtype=np.float64).astype(self.dtype)
         self.answer = np.zeros_like(self.state)
         self.shrink = np.zeros(len(V), dtype=self.dtype)
@@ -240,7 +247,7 @@ class Block:
 
     def _rows(self, work: Any) -> None:
         """Do some work on all rows, in a slice for each worker when there are some."""
-        m = len(self)
+        m = len(self.S)
         if self.workers is None or m < 2 * self.n_workers:
             work(slice(0, m))
             return

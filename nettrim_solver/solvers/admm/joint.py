@@ -86,8 +86,10 @@ def _estimate(run: Run) -> bool:
     if _restart(run):
         return run.settings.polish
     columns = run.blocks()[0]
-    share = np.linalg.norm(problem.target_norms[columns]) / np.linalg.norm(problem.target_norms)
-    epsilon *= min(share, 1.0)
+    if len(columns) < problem.n_outputs:
+        norms = problem.target_norms
+        share = np.linalg.norm(norms[columns]) / max(float(np.linalg.norm(norms)), 1e-300)
+        epsilon *= min(float(share), 1.0)
     iterate(run, columns, epsilon, None, Shared(epsilon, columns))
     return run.settings.polish and not any(s is Status.INFEASIBLE for s in answer.stops)
 

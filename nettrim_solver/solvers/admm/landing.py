@@ -1,10 +1,10 @@
 r"""From outputs solved near the multiplier of a joint radius to an answer within the radius.
 
 On its present pattern output j moves along a line as its multiplier :math:`\lambda_j` changes, and
-its squared distance is :math:`d_j^2 + (\mu^2 - \lambda_j^2) q_j` at :math:`\mu`; a breakpoint, where
-a weight or a row changes its part, ends the line. Outputs need not end at the very same multiplier:
-with the distances together at epsilon, dual points :math:`\theta_j = y_j / \lambda_j` and
-:math:`u_j = 1 / \lambda_j`, the gap that their spread leaves is
+its squared distance is :math:`d_j^2 + (\mu^2 - \lambda_j^2) q_j` at :math:`\mu`; a breakpoint,
+where a weight or a row changes its part, ends the line. Outputs need not end at the very same
+multiplier: with the distances together at epsilon, dual points :math:`\theta_j = y_j / \lambda_j`
+and :math:`u_j = 1 / \lambda_j`, the gap that their spread leaves is
 
 .. math::
 
@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from ...certificate import RADIUS_FLOOR
 from .. import kernels
-from .run import CHUNK, Run
+from .run import Run
 
 Array = NDArray[np.float64]
 Index = NDArray[np.int64]
@@ -173,10 +173,7 @@ def take_survey(run: Run) -> Survey:
     """Evaluate every output where it is, set theta and squares, and complete the lines."""
     M = run.problem.n_outputs
     survey = Survey(*(np.empty(M) for _ in range(8)))
-    chunks = [np.arange(k, min(k + CHUNK, M)) for k in range(0, M, CHUNK)]
-    list((map if run.workers is None else run.workers.map)(
-        lambda columns: _survey_chunk(run, columns, survey), chunks
-    ))  # fmt: skip
+    run.in_chunks(M, lambda part: _survey_chunk(run, np.arange(part.start, part.stop), survey))
     return survey
 
 
@@ -189,7 +186,7 @@ def _survey_chunk(run: Run, columns: Index, survey: Survey) -> None:
     Z, shift = f.forward(np.concatenate([V, -tangent]))
     Z += (shift + np.append(answer.beta[columns], -answer.tangent_beta[columns[new]]))[:, None]
     Y, sums, ends = np.zeros_like(Z), np.empty(6), np.empty((m, 2))
-    for k, j in enumerate(columns):
+    for k, j in enumerate(columns.tolist()):
         hard, nu = NO_ROWS, np.zeros(0)
         if run.problem.strict:
             hard = lower[k] < upper[k]
@@ -200,11 +197,11 @@ def _survey_chunk(run: Run, columns: Index, survey: Survey) -> None:
         survey.value[j] = -sums[3] / lambda_[k]
         ball = Y[k][~hard] if run.problem.strict else Y[k]
         survey.norm[j] = np.linalg.norm(ball) / lambda_[k]
-    for row, k in enumerate(new, start=m):
-        j = columns[k]
-        hard = lower[k] < upper[k] if run.problem.strict else NO_ROWS
+    for row, k in enumerate(new.tolist(), start=m):
+        hard = NO_ROWS
         if run.problem.strict:
-            rows, slopes = answer.tangent_nu[j]
+            hard = lower[k] < upper[k]
+            rows, slopes = answer.tangent_nu[columns[k]]
             Y[row, rows] = slopes
         kernels.piece(Z[k], Z[row], lower[k], upper[k], hard, Y[k], Y[row], ends[k])
     answer.theta.T[columns] = Y[:m] / lambda_[:, None]

@@ -20,10 +20,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import cython_blas, cython_lapack, get_blas_funcs, get_lapack_funcs
 
+from .. import kernels
+
 Matrix = NDArray[Any]
 
 #: Kinds of the arguments, all of them pointers: c for char, i for int, r for the matrix's dtype.
-ARGUMENTS = {"syrk": "cciirrirri", "potrf": "cirii", "potrs": "ciiririi", "trsv": "ccciriri"}
+ARGUMENTS = {"syrk": "cciirrirri", "potrf": "cirii", "trsm": "cccciirriri"}
 
 
 def add_gram(sign: float, block: Matrix, H: Matrix) -> None:
@@ -53,25 +55,25 @@ def factorise(H: Matrix) -> bool:
 
 
 def solve_rows(factor: Matrix, right: Matrix) -> None:
-    """Solve for the rows of `right`, shape (k, n), in place.
+    """Solve ``factor x = b`` for the rows b of `right`, shape (k, n), in place.
 
-    For a row or two LAPACK's blocked solution is slower than two triangular ones.
+    For a row or two the blocked routine is slower than a plain loop.
     """
     if right.size == 0:
         return
-    name = "potrs" if len(right) > 2 else "trsv"
     fits = factor.flags.f_contiguous and right.flags.c_contiguous and factor.dtype == right.dtype
-    routine = _routine(name, factor.dtype) if fits else None
-    n, one = _int(len(factor)), _int(1)
-    if routine is None:
-        right[:] = get_lapack_funcs("potrs", (factor,))(factor, right.T, lower=1)[0].T
-    elif name == "potrs":
-        info = ctypes.c_int()
-        routine(b"L", n, _int(len(right)), _at(factor), n, _at(right), n, ctypes.byref(info))
-    else:
-        for row in right:
-            for side in (b"N", b"T"):
-                routine(b"L", side, b"N", n, _at(factor), n, _at(row), one)
+    if fits and len(right) <= 2:
+        kernels.forward_rows(factor.T, right)
+        return
+    trsm = _routine("trsm", factor.dtype) if fits else None
+    if trsm is None:
+        right[:] = get_blas_funcs("trsm", (factor,))(1.0, factor, right.T, lower=1).T
+        return
+    n, k = _int(len(factor)), _int(len(right))
+    real = ctypes.c_float if factor.dtype == np.float32 else ctypes.c_double
+    trsm(
+        b"L", b"L", b"N", b"N", n, k, ctypes.byref(real(1.0)), _at(factor), n, _at(right), n
+    )  # fmt: skip
 
 
 @cache

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from .. import kernels
 from .working_set import WorkingSet, gather
 
 Array = NDArray[np.float64]
@@ -79,7 +80,7 @@ class Model:
             self.stiffness = min(self.stiffness, SOFTENED / system.damping)
         self.rows = np.zeros((0, len(right)))
         self.y = self.signs = self.doubled = np.zeros(0)
-        self.push = np.zeros((0, 2))
+        self.push, self.force = np.zeros((0, 2)), np.zeros(0)
         self.stiff = np.zeros(0, dtype=np.int64)
         self.goal, self.weight, self.direction = np.zeros((0, 2)), np.zeros(0), cost
 
@@ -105,94 +106,98 @@ class Model:
 
     def solve(self, square: float, epsilon: float | None) -> Step | None:
         """Return the step from a point whose ball rows have the given squared norm."""
-        dropped = ~self.support
+        dropped, delta = ~self.support, np.empty(len(self.right))
+        x = np.empty((2, len(delta)))
         for _ in range(DROP_ROUNDS):
             if dropped.all():
                 return Step(self.start.copy(), dropped, 0.0, np.zeros(len(dropped)))
-            if not self._solve_pair(dropped):
+            if not self._solve_pair(dropped, x):
                 return None
-            change = 0.0 if epsilon is None else self._change(square, epsilon)
-            delta = self.u + change * self.v
-            self.force = self.y + self.push @ np.array([1.0, change])
-            flipped = ~dropped & (np.sign(self.cost) * (self.start - delta) < 0)
-            dropped = dropped | flipped
-            if not (self._release() or flipped.any()):
+            change = 0.0 if epsilon is None else self._change(x, square, epsilon)
+            flips, wrong = kernels.flip(
+                x, change, self.start, self.cost, dropped, self.y, self.push, self.signs, delta,
+                self.force,
+            )  # fmt: skip
+            if wrong:
+                self._release()
+            if not (wrong or flips):
                 break
-        return Step(delta, dropped, change, self.v)
+        return Step(delta, dropped, change, x[1])
 
-    def _solve_pair(self, dropped: Mask) -> bool:
-        """Solve for the step at this lambda and for its slope, with dropped columns set to zero.
+    def _solve_pair(self, dropped: Mask, x: Array) -> bool:
+        """Solve for the step u at this lambda and its slope v, the rows of x.
 
-        Sets u, v, the held variables with their multipliers, and `push`, the change of the stiff
-        rows' multipliers.
+        Dropped columns are set to zero. Sets the held variables with their multipliers, and `push`,
+        the change of the stiff rows' multipliers.
         """
-        system, n = self.system, self.system.n_base
         if self.full is None:
             self._set_rows()
         assert self.full is not None
-        # Appended variables that rest at zero are left out, all others held where they drop.
-        held = np.flatnonzero(dropped)
-        held = held[(held < n) | (self.start[held] != 0)]
-        active = n + np.flatnonzero(~dropped[n:] | (self.start[n:] != 0))
-        keys = np.concatenate([system.column_keys(active), self.row_keys, system.held_keys(held)])
-        a, c = len(active), len(active) + len(self.row_keys)
-        b = c - len(self.stiff)
-        diagonal, values = np.zeros(len(keys)), np.zeros((len(keys), 2))
-        diagonal[a:c] = self.row_diagonal
-        values[:a], values[b:c], values[c:, 0] = self.full[active], self.goal, self.start[held]
+        system, first = self.system, len(self.row_diagonal)
+        for _ in range(2):
+            count, held, missing = kernels.border_entries(
+                system.n_base, system.column_keys, system.held_keys, self.start, dropped,
+                self.full, first, self.keys, self.values, self.held_room,
+            )  # fmt: skip
+            self.held = self.held_room[:held]
+            if not missing:
+                break
+            system.hold(self.held)
+        used = slice(0, count + held)
         try:
-            x, z = system.solve(self.base, keys, diagonal, values, active)
+            z = system.solve(
+                self.half, self.keys[used], self.row_diagonal, self.values[used], x
+            )  # fmt: skip
         except np.linalg.LinAlgError:
             return False
-        x[held, 0], x[held, 1] = self.start[held], 0.0
-        self.u, self.v, self.held, self.pull = x[:, 0], x[:, 1], held, z[c:, 0]
-        self.push = -z[b:c] * (1.0 + self.doubled / self.weight)[:, None]
-        return bool(np.isfinite(x).all() and np.isfinite(z).all())
+        self.pull = np.empty(held)
+        return bool(kernels.border_spread(
+            z, system.n_base, first, first - len(self.stiff), self.start, dropped, self.doubled,
+            self.weight, x, self.push, self.pull,
+        ))  # fmt: skip
 
     def _set_rows(self) -> None:
         """Set what depends on the rows: right sides, their base's solution, the rows' borders."""
         system = self.system
-        self.full = np.column_stack([self.right + self.lambda_ * self.cost, self.direction])
+        self.full = np.stack([self.right + self.lambda_ * self.cost, self.direction])
         changed = self.member != system.rows
         changed[self.stiff] = False
         rows = np.flatnonzero(changed)
         self.row_diagonal = np.where(self.member[rows], -1.0, 1.0)
         if len(self.stiff):
-            self.full += self.rows.T @ (self.doubled[:, None] * self.goal)
+            self.full += (self.doubled[:, None] * self.goal).T @ self.rows
             rows = np.concatenate([rows, self.stiff])
             self.row_diagonal = np.concatenate([self.row_diagonal, -1.0 / self.weight])
-        self.row_keys = system.row_keys(rows)
-        self.base = system.base_solution(self.full)
+        # The border's entries: these, and after them those that depend on what is dropped.
+        first, n = len(rows), len(self.right)
+        self.keys, self.values = np.empty(first + 2 * n, np.int64), np.zeros((first + 2 * n, 2))
+        self.keys[:first] = system.row_keys(rows)
+        self.values[first - len(self.stiff) : first] = self.goal
+        self.held_room = np.empty(n, np.int64)
+        self.push, self.force = np.empty((len(self.stiff), 2)), np.empty(len(self.stiff))
+        self.half = system.half_solution(self.full)
 
-    def _release(self) -> bool:
-        """Take out the hard rows whose multiplier would change sign; return whether any did."""
+    def _release(self) -> None:
+        """Take out the hard rows whose multiplier would change sign."""
         wrong = self.force * self.signs < 0
-        if not wrong.any():
-            return False
         self.right, self.full = self.right - self.y[wrong] @ self.rows[wrong], None
         for name in ("rows", "y", "signs", "stiff", "doubled", "force", "push", "goal", "weight"):
             setattr(self, name, getattr(self, name)[~wrong])
-        return True
 
-    def _change(self, square: float, epsilon: float) -> float:
+    def _change(self, x: Array, square: float, epsilon: float) -> float:
         """Return the change of lambda after which the ball rows have norm epsilon.
 
         On fixed patterns ``||E - X~ (u + d v)||^2`` is a quadratic in d; its upper root is wanted,
         since the distance grows with lambda. Without a root the support is too small: lambda
-        shrinks as far as one step may, which lets columns in. The products with H follow from the
-        system that u and v solve, without H.
+        shrinks as far as one step may, which lets columns in.
         """
-        u, v, ridge = self.u, self.v, self.system.ridge
-        bu, bv = self.rows @ u, self.rows @ v
-        vv = self.cost @ v - v @ (ridge * v) + bv @ self.push[:, 1]
+        vv, linear, constant = kernels.radius_change(
+            x, self.right, self.lambda_, self.cost, self.system.ridge, self.held, self.pull,
+            self.rows, self.y, self.push, square,
+        )  # fmt: skip
         if vv <= 0.0:
             return 0.0
-        right = self.right + self.lambda_ * self.cost
-        uu = right @ u - u[self.held] @ self.pull - u @ (ridge * u) + bu @ self.push[:, 0]
-        uv = right @ v - v @ (ridge * u) + bv @ self.push[:, 0]
-        constant = square - 2.0 * (self.right @ u - self.y @ bu) + uu - epsilon**2
-        linear = 2.0 * (uv - self.right @ v + self.y @ bv)
-        root = linear**2 - 4.0 * vv * constant
+        root = linear**2 - 4.0 * vv * (constant - epsilon**2)
         change = (-linear + np.sqrt(root)) / (2.0 * vv) if root >= 0.0 else -np.inf
         most = LAMBDA_CHANGE * self.lambda_
         return float(np.clip(change, -most, most))

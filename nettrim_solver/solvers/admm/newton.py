@@ -74,8 +74,9 @@ class Output:
 
     A small multiplier may have its ball rows `carried` (:func:`carry`): they count as hard, too,
     but give way by ``share * y``; `lambda_` is then but the unit of y, and ``share * lambda_`` the
-    multiplier. An answer counts after the `least` number of sweeps: the tangents are those of a step.
-    ``miss`` is how far they are from that, ``length`` what it is measured against.
+    multiplier. ``miss`` is how far they are from that, ``length`` what it is measured against.
+
+    An answer counts after `least` sweeps: tangents are those of a step.
     """
 
     name: int
@@ -228,6 +229,9 @@ def plan_step(
         )
         if not output.system.defined:
             return None
+    assert output.system is not None
+    if len(new := output.system.missing(support)):
+        output.system.append(new)
     return Plan(support, rows, stiff, excess, signs, gradient, imbalance)
 
 
@@ -250,25 +254,6 @@ def _usable(output: Output, support: Mask, rows: Mask, stiff: Index) -> bool:
     changed[stiff] = False
     changes = np.count_nonzero(support != system.in_base) + np.count_nonzero(changed)
     return bool(changes <= max(BORDER, BORDER_SHARE * system.n_base))
-
-
-def append_entering(factorisation: Factorisation, steps: list[tuple[Output, Plan]]) -> None:
-    """Append the columns that enter: their products with X, one product per dtype for all."""
-    for dtype in (np.float32, np.float64):
-        new = []
-        for output, plan in steps:
-            assert output.system is not None
-            if output.system.dtype == dtype and len(columns := output.system.missing(plan.support)):
-                new.append((output.system, columns))
-        if not new:
-            continue
-        blocks = np.concatenate([system.weighted(columns) for system, columns in new])
-        sums = blocks.sum(axis=1, dtype=np.float64)
-        products, first = factorisation.adjoint(blocks, sums), 0
-        for system, columns in new:
-            part = slice(first, first + len(columns))
-            system.append(columns, products[part], sums[part])
-            first = part.stop
 
 
 def take_step(factorisation: Factorisation, output: Output, plan: Plan) -> bool:

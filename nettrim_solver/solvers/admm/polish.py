@@ -46,7 +46,7 @@ from numpy.typing import NDArray
 
 from .. import kernels
 from .factorisation import Factorisation
-from .newton import LEAST_DAMPING, Output, Plan, append_entering, plan_step, take_step
+from .newton import LEAST_DAMPING, Output, plan_step, take_step
 
 Array = NDArray[np.float64]
 
@@ -94,31 +94,25 @@ def polish(
             active.append(new)
         if not active:
             return
-        steps: list[tuple[Output, Plan]] = []
         stay = []
         for output, (gradient, sums, z) in zip(
             active, zip(*evaluate(factorisation, active), strict=True), strict=True
         ):
             output.proved = _solved(output, gradient, sums, tolerances)
             over = output.sweep == min(tolerances.sweeps, output.progress + PATIENCE)
-            if over or (output.proved and output.sweep >= output.least):
+            done = over or (output.proved and output.sweep >= output.least)
+            if not done:
+                output.sweep += 1
+                # Otherwise the step is taken back, and the output is evaluated anew.
+                if _judge_step(output):
+                    plan = plan_step(factorisation, output, gradient, float(sums[2]), z)
+                    if plan is None:
+                        output.tangent[:] = 0.0
+                    done = plan is None or not take_step(factorisation, output, plan)
+            if done:
                 finish(output)
-                continue
-            output.sweep += 1
-            if _judge_step(output):
-                plan = plan_step(factorisation, output, gradient, float(sums[2]), z)
-                if plan is None:
-                    output.tangent[:] = 0.0
-                    finish(output)
-                    continue
-                steps.append((output, plan))
-            # Otherwise the step was taken back, and the output is evaluated anew.
-            stay.append(output)
-        append_entering(factorisation, steps)
-        for output, plan in steps:
-            if not take_step(factorisation, output, plan):
-                stay.remove(output)
-                finish(output)
+            else:
+                stay.append(output)
         active = stay
 
 
@@ -146,13 +140,10 @@ def _solved(output: Output, gradient: Array, sums: Array, tolerances: Tolerances
     """Return whether an output satisfies the conditions, by its gap and violation."""
     _, _, imbalance, support, square, _ = sums
     ball, lambda_ = np.sqrt(output.square), output.lambda_
-    objective = float(output.penalty @ np.abs(output.V))
+    objective, ratio = kernels.dual_ratio(output.V, gradient, output.penalty, lambda_, 1e-9 * ball)
     slack = tolerances.feas * output.scale
     kept = ball - output.radius <= slack and np.sqrt(output.excess) <= slack
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        limit, slopes = lambda_ * output.penalty, np.abs(gradient)
-        ratios = np.where(limit > 0, slopes / limit, np.where(slopes > 1e-9 * ball, np.inf, 0.0))
-        ratio = float(ratios.max())
         if np.isfinite(output.epsilon):
             bound = -support - output.epsilon * np.sqrt(output.force())
             bound, value = bound / (lambda_ * max(ratio, 1e-300)), objective

@@ -6,7 +6,7 @@ Everything here is in the scaled coordinates of :mod:`.factorisation`.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -103,6 +103,11 @@ class Run:
             for start in range(0, self.problem.n_outputs, width)
         ]
 
+    def in_chunks(self, count: int, work: Callable[[slice], None]) -> None:
+        """Do some work on so many outputs, a few at a time so that memory stays low."""
+        chunks = [slice(k, min(k + CHUNK, count)) for k in range(0, count, CHUNK)]
+        list((map if self.workers is None else self.workers.map)(work, chunks))
+
     @contextmanager
     def stopping(self) -> Iterator[None]:
         """Turn the clock, the callback and Ctrl-C into statuses of the outputs still unproved."""
@@ -186,7 +191,12 @@ class Run:
         """
         tick = time.perf_counter()
         proved = np.zeros(len(columns), dtype=bool)
-        width = self._pool(np.count_nonzero(V, axis=1))
+        weights = np.count_nonzero(V, axis=1)
+        width = self._pool(weights)
+        # Outputs with about as many weights as working rows take most steps. They go first, so
+        # that no worker is left with some of them when the others are done.
+        working = np.array([np.count_nonzero(theta[place]) for place in places])
+        order = np.argsort(-weights / np.maximum(working, 1), kind="stable")
 
         def finish(output: Output) -> None:
             k, j = output.name, columns[output.name]
@@ -198,7 +208,7 @@ class Run:
                 self._store_output(j, output)
                 self.finish([j], iteration)
 
-        def work(part: range) -> None:
+        def work(part: Index) -> None:
             outputs = (
                 self.output(
                     k, columns[k], V[k], beta[k], multiplier[k],
@@ -209,10 +219,10 @@ class Run:
             polish(self.factorisation, outputs, self.tolerances, width, finish)
 
         if self.workers is None:
-            work(range(len(columns)))
+            work(order)
         else:
             n = self.context.n_threads
-            list(self.workers.map(work, [range(t, len(columns), n) for t in range(n)]))
+            list(self.workers.map(work, [order[t::n] for t in range(n)]))
         self.seconds["polish"] += time.perf_counter() - tick
         return proved
 

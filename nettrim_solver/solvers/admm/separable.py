@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from ...status import Status
 from .block import Block
 from .feasibility import RADIUS_CHECK, refute, suspicious
-from .run import CHUNK, Interrupted, Run
+from .run import Interrupted, Run
 from .shared import Shared
 
 Array = NDArray[np.float64]
@@ -176,8 +176,8 @@ def _zero_start(run: Run, columns: Index, dtype: Any) -> tuple[NDArray[Any], ...
     m, f = len(columns), run.factorisation
     lower, upper, theta = (np.empty((m, f.n_samples), dtype=dtype) for _ in range(3))
     beta, limit, distance = (np.empty(m) for _ in range(3))
-    for start in range(0, m, CHUNK):
-        part = slice(start, start + CHUNK)
+
+    def work(part: slice) -> None:
         low, high = run.box(columns[part])
         penalty = run.penalty(columns[part])
         beta[part], E, distance[part] = run.zero_weights(low, high)
@@ -186,6 +186,8 @@ def _zero_start(run: Run, columns: Index, dtype: Any) -> tuple[NDArray[Any], ...
         largest = ratios.max(axis=1, initial=0.0)
         limit[part] = np.where(largest > 0, largest, 1.0)
         lower[part], upper[part], theta[part] = low, high, E / limit[part, None]
+
+    run.in_chunks(m, work)
     return lower, upper, theta, beta, limit, distance
 
 
@@ -228,7 +230,7 @@ def _check(
     if shared is not None or _refutable(run, block.epsilon):
         stuck = np.flatnonzero(_suspects(run, columns, block, watch, iteration))
         if len(stuck):
-            radii = block.epsilon if shared is None else shared.epsilon
+            radii: Any = block.epsilon if shared is None else shared.epsilon
             radii = radii[stuck] if np.ndim(radii) == 1 else radii
             keep[stuck] = ~refute(run, columns[stuck], radii)
         if shared is not None and not keep.all():

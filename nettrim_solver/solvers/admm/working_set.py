@@ -15,9 +15,9 @@ vector, with zero on the diagonal):
     = \begin{pmatrix} f \\ g \end{pmatrix}, \qquad
     (D - B^T H_0^{-1} B)\, z = g - B^T H_0^{-1} f, \qquad x = H_0^{-1} (f - B z) .
 
-What depends on the base alone (:math:`b`, :math:`H_0^{-1} b` and their products) is kept, so a
-change of the pattern costs one solution with the factor the first time and a small dense system
-from then on. A border of many changes is dearer than a new base, which the caller decides.
+With :math:`H_0 = L L^T` only :math:`L^{-1} b` and their products are needed, and kept, so a change
+of the pattern costs one triangular solution the first time and a small dense system from then on. A
+border of many changes is dearer than a new base, which the caller decides.
 
 The factor may be float32: it is a preconditioner, the conditions themselves being evaluated in
 float64 (:mod:`.polish`).
@@ -50,6 +50,10 @@ Mask = NDArray[np.bool_]
 RIDGE = {np.dtype(np.float32): 2e-7, np.dtype(np.float64): 1e-13}
 RIDGE_GROWTH = 30.0
 
+#: Entries of the border that there is room for at first, and the place of what is not there.
+ROOM = 32
+NOWHERE = -1
+
 
 class WorkingSet:
     """A base of working rows and columns, factorised, with a border that grows.
@@ -73,6 +77,8 @@ class WorkingSet:
         Inputs of the variables behind the intercept's.
     ridge : ndarray
         What was added to the diagonal of H, per variable.
+    column_keys, held_keys : ndarray of int
+        Places in the border of the appended variables, and of every variable that was held.
     defined : bool
         Whether the base could be factorised.
     """
@@ -89,12 +95,12 @@ class WorkingSet:
         self.in_base[columns] = True
         self.ridge = np.zeros(self.n_base)
         self.defined = self.n_base > 0 and self._factorise()
-        # The border: b and H_0^-1 b a row each, D - B^T H_0^-1 B, and where each change is.
-        self._vectors = np.zeros((0, self.n_base), dtype=self.dtype)
-        self._solved, self._schur = self._vectors, np.zeros((0, 0))
-        self._column_keys = np.zeros(0, dtype=np.int64)
-        self._row_keys: dict[int, int] = {}
-        self._held_keys: dict[int, int] = {}
+        # The border: L^-1 b a row each, D - B^T H_0^-1 B, and where each change is.
+        self._half = np.zeros((ROOM, self.n_base), dtype=self.dtype)
+        self._schur, self._size = np.zeros((ROOM, ROOM)), 0
+        self.column_keys = np.zeros(0, dtype=np.int64)
+        self._row_keys = np.full(factorisation.n_samples, NOWHERE)
+        self.held_keys = np.full(self.n_base, NOWHERE)
 
     def __len__(self) -> int:
         """Return the number of variables."""
@@ -106,142 +112,133 @@ class WorkingSet:
         new[self.columns[self.n_base - self.constant :]] = False
         return np.flatnonzero(new)
 
-    def weighted(self, columns: Index) -> NDArray[Any]:
-        """Return inputs on the base's rows, zero elsewhere: shape (k, n_samples)."""
-        every = np.arange(self.factorisation.n_samples)
-        block = gather(self.factorisation, every, columns, self.dtype)[:, self.constant :]
-        return np.ascontiguousarray((block * self.rows[:, None]).T)
-
-    def append(self, columns: Index, products: NDArray[Any], sums: Array) -> None:
-        """Append inputs as variables.
-
-        Parameters
-        ----------
-        columns : ndarray of int, shape (k,)
-        products : ndarray of shape (k, n_inputs)
-            ``X~^T`` times :meth:`weighted` of these columns.
-        sums : ndarray of shape (k,)
-            Row sums of :meth:`weighted`.
-        """
-        k, old = len(columns), self.columns[: self.n_base - self.constant]
-        vectors = products[:, old]
-        if self.constant:
-            vectors = np.column_stack([sums, vectors])
-        self.columns = np.append(self.columns, columns)
-        keys = len(self._vectors) + np.arange(k)
-        cross = np.zeros((len(self._vectors) + k, k))
-        self._column_keys = np.append(self._column_keys, keys)
-        new = products[:, self.columns[self.n_base - self.constant :]].astype(np.float64)
-        new[:, -k:] = 0.5 * (new[:, -k:] + new[:, -k:].T)
-        diagonal = np.maximum(new[np.arange(k), new.shape[1] - k + np.arange(k)], 0.0)
+    def append(self, new: Index) -> None:
+        """Append inputs as variables."""
+        k, n, products = len(new), self.n_base, self._products(new)
+        self.columns = np.append(self.columns, new)
+        entries = np.arange(k)
+        own = products[:, -k:]
+        own[:] = 0.5 * (own + own.T)
+        diagonal = np.maximum(own[entries, entries], 0.0)
         ridge = max(RIDGE[self.dtype], self.damping) * np.maximum(diagonal, self._level)
-        new[np.arange(k), new.shape[1] - k + np.arange(k)] += ridge
-        cross[self._column_keys] = new.T
-        if self._row_keys:
-            rows = np.fromiter(self._row_keys, dtype=np.int64)
-            at = np.fromiter(self._row_keys.values(), dtype=np.int64)
-            cross[at] = gather(self.factorisation, rows, columns, np.float64)[:, self.constant :]
+        own[entries, entries] += ridge
         self.ridge = np.append(self.ridge, ridge)
-        self._grow(vectors, cross)
+        cross = np.zeros((self._size + k, k))
+        self.column_keys = np.append(self.column_keys, self._size + entries)
+        self.held_keys = np.append(self.held_keys, np.full(k, NOWHERE))
+        cross[self.column_keys] = products[:, n:].T
+        rows = np.flatnonzero(self._row_keys != NOWHERE)
+        if len(rows):
+            block = gather(self.factorisation, rows, new, np.float64)
+            cross[self._row_keys[rows]] = block[:, self.constant :]
+        self._grow(products[:, :n], cross)
+
+    def _products(self, new: Index) -> Array:
+        """Return the products of new inputs with all variables and themselves, on the base's rows.
+
+        From these rows, or from the Gram matrix less the others, if fewer.
+        """
+        f, columns = self.factorisation, np.append(self.columns, new)
+        rest = f.gram is not None and 2 * np.count_nonzero(self.rows) > f.n_samples
+        rows = np.flatnonzero(~self.rows if rest else self.rows)
+        block = gather(f, rows, columns, self.dtype)
+        products = (block[:, -len(new) :].T @ block).astype(np.float64)
+        if rest:
+            assert f.gram is not None
+            # The centred columns are orthogonal to the intercept's.
+            products = -products
+            products[:, self.constant :] += f.gram[np.ix_(new, columns)]
+        return products
 
     def row_keys(self, rows: Index) -> Index:
         """Return the places of samples in the border."""
-        new = np.array([p for p in rows.tolist() if p not in self._row_keys], dtype=np.int64)
+        new = rows[self._row_keys[rows] == NOWHERE]
         if len(new):
             block = gather(self.factorisation, new, self.columns, self.dtype)
-            first = len(self._vectors)
-            self._row_keys.update(zip(new.tolist(), range(first, first + len(new)), strict=True))
-            cross = np.zeros((first + len(new), len(new)))
-            cross[self._column_keys] = block[:, self.n_base :].T
+            cross = np.zeros((self._size + len(new), len(new)))
+            cross[self.column_keys] = block[:, self.n_base :].T
+            self._row_keys[new] = self._size + np.arange(len(new))
             self._grow(block[:, : self.n_base], cross)
-        return np.array([self._row_keys[p] for p in rows.tolist()], dtype=np.int64)
+        return self._row_keys[rows]
 
-    def held_keys(self, variables: Index) -> Index:
-        """Return the places of held variables in the border."""
-        new = np.array([i for i in variables.tolist() if i not in self._held_keys], dtype=np.int64)
+    def hold(self, variables: Index) -> None:
+        """Give held variables places in the border."""
+        new = variables[self.held_keys[variables] == NOWHERE]
         if len(new):
-            first, k = len(self._vectors), np.arange(len(new))
-            self._held_keys.update(zip(new.tolist(), range(first, first + len(new)), strict=True))
+            entries = np.arange(len(new))
             vectors = np.zeros((len(new), self.n_base), dtype=self.dtype)
-            cross = np.zeros((first + len(new), len(new)))
+            cross = np.zeros((self._size + len(new), len(new)))
             base = new < self.n_base
-            vectors[k[base], new[base]] = 1
-            cross[self._column_keys[new[~base] - self.n_base], k[~base]] = 1
+            vectors[entries[base], new[base]] = 1
+            cross[self.column_keys[new[~base] - self.n_base], entries[~base]] = 1
+            self.held_keys[new] = self._size + entries
             self._grow(vectors, cross)
-        return np.array([self._held_keys[i] for i in variables.tolist()], dtype=np.int64)
 
-    def column_keys(self, variables: Index) -> Index:
-        """Return the places of appended variables in the border."""
-        return self._column_keys[variables - self.n_base]
-
-    def base_solution(self, right: Array) -> NDArray[Any]:
-        """Return ``H_0^-1`` times the base's part of right sides, shape (n, k)."""
-        part = right[: self.n_base].T.astype(self.dtype, order="C")
+    def half_solution(self, right: Array) -> NDArray[Any]:
+        """Return ``L^-1`` times the base's part of right sides, a row each."""
+        part = right[:, : self.n_base].astype(self.dtype, order="C")
         lapack.solve_rows(self.factor, part)
-        return part.T
+        return part
 
     def solve(
-        self, base: NDArray[Any], keys: Index, diagonal: Array, values: Array, active: Index
-    ) -> tuple[Array, Array]:
+        self, half: NDArray[Any], keys: Index, diagonal: Array, values: Array, x: Array
+    ) -> Array:
         """Solve the bordered system.
 
         Parameters
         ----------
-        base : ndarray of shape (n_base, k)
-            From :meth:`base_solution`.
+        half : ndarray of shape (k, n_base)
+            From :meth:`half_solution`.
         keys : ndarray of int, shape (b,)
-            The border's places in use; first those of the appended variables.
-        diagonal : ndarray of shape (b,)
-            Added to their diagonal.
+            The border's places in use.
+        diagonal : ndarray of shape (d,)
+            Added to the diagonal of the first d of them.
         values : ndarray of shape (b, k)
             Their right sides.
-        active : ndarray of int
-            The appended variables in use, in the order of `keys`.
+        x : ndarray of shape (k, n)
+            Receives the base's part.
 
         Returns
         -------
-        x : ndarray of shape (n, k)
-            Zero for appended variables that are not in use.
         z : ndarray of shape (b, k)
+            The border's part.
         """
-        x = np.zeros((len(self), base.shape[1]))
-        if len(keys) == 0:
-            x[: self.n_base] = base
-            return x, np.zeros((0, base.shape[1]))
-        schur = self._schur[np.ix_(keys, keys)]
-        schur[np.diag_indices(len(keys))] += diagonal
-        z = np.linalg.solve(schur, values - (self._vectors @ base)[keys])
-        full = np.zeros((len(self._vectors), base.shape[1]), dtype=self.dtype)
-        full[keys] = z
-        x[: self.n_base] = base - self._solved.T @ full
-        x[active] = z[: len(active)]
-        return x, z
+        z: Array = np.zeros(values.shape)
+        if len(keys):
+            matrix, right = np.empty((len(keys), len(keys))), np.empty(values.shape)
+            kernels.border_system(
+                self._schur, keys, diagonal, self._half, half, values, matrix, right
+            )
+            z = np.asarray(np.linalg.solve(matrix, right), dtype=np.float64)
+        kernels.border_back(self.factor.T, keys, self._half, z, half, x)
+        return z
 
     def _grow(self, vectors: NDArray[Any], cross: Array) -> None:
         """Add vectors b to the border; `cross` holds their column of the whole border."""
-        old = len(self._vectors)
-        vectors = np.ascontiguousarray(vectors, dtype=self.dtype)
-        solved = vectors.copy()
-        lapack.solve_rows(self.factor, solved)
-        self._vectors = np.concatenate([self._vectors, vectors])
-        self._solved = np.concatenate([self._solved, solved])
-        block = cross - self._vectors @ solved.T
-        schur = np.empty((len(block), len(block)))
-        schur[:old, :old], schur[:, old:], schur[old:, :old] = self._schur, block, block[:old].T
-        self._schur = schur
+        old, new = self._size, self._size + len(vectors)
+        if new > len(self._half):
+            room = max(new, 2 * len(self._half))
+            half, schur = np.zeros((room, self.n_base), self.dtype), np.zeros((room, room))
+            half[:old], schur[:old, :old] = self._half[:old], self._schur[:old, :old]
+            self._half, self._schur = half, schur
+        self._half[old:new] = vectors
+        lapack.solve_rows(self.factor, self._half[old:new])
+        block = cross - self._half[:new] @ self._half[old:new].T
+        self._schur[:new, old:new], self._schur[old:new, :old] = block, block[:old].T
+        self._size = new
 
     def _factorise(self) -> bool:
         """Factorise H_0 with the least ridge that makes it definite; return whether one does."""
         ridge = max(RIDGE[self.dtype], self.damping)
         for _ in range(6):
             H = self._build()
-            diagonal = np.diag_indices_from(H)
-            original = H[diagonal].astype(np.float64)
+            diagonal = np.einsum("ii->i", H)
+            original = diagonal.astype(np.float64)
             self._level = float(original.mean())
             if not (np.isfinite(original).all() and original.max() > 0):
                 return False
             self.ridge = ridge * np.maximum(original, self._level)
-            H[diagonal] = original + self.ridge
+            diagonal[:] = original + self.ridge
             if lapack.factorise(H):
                 self.factor = H
                 return True
