@@ -79,7 +79,7 @@ class Run:
         self.factorisation, self.workers = factorisation, workers
         self.seconds = {"admm": 0.0, "polish": 0.0}
         self.tolerances = Tolerances(
-            (0.2 if problem.joint else 0.5) * settings.tol_gap,
+            0.5 * settings.tol_gap,
             0.3 * settings.tol_feas,
             settings.polish_sweeps,
         )

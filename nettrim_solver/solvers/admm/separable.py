@@ -37,7 +37,7 @@ STEADY = 60
 #: First iteration at which the polish may be tried, and the share of the support that may have
 #: changed since the last check.
 FIRST_POLISH = 20
-SETTLED = 0.04
+SETTLED = 0.025
 
 #: Iterations after which float32 iterates are continued in float64.
 SINGLE_ITERATIONS = 150
