@@ -22,7 +22,7 @@ Update = Callable[[str, float, float | None], None]
 LAYER_HEADER = ("layer", "shape", "zeros %", "error/eps", "gap", "violation", "seconds", "status")
 
 #: What goes before a layer's name while a budget is spread or searched for.
-STAGES = {"paths": "measuring ", "probe": "trying ", "final": ""}
+STAGES = {"paths": "measuring ", "probe": "trying ", "pass": "a pass before, ", "final": ""}
 
 
 class Screen:
