@@ -6,10 +6,12 @@ The network is pruned on a few MNIST training images at 90, 95 and 98 % zeros, a
 stages, the l0 stage from the trained weights and from the convex answer, and other solvers stand
 side by side; then what the cascade, the pooled form, reweighting, the refit and the weights of the
 outputs are worth. The weights are those of the trained network ("weighted outputs"), or of networks
-that ALPS has pruned before ("weighted in passes"). Runs are resumed where they were interrupted.
+that ALPS has pruned before ("weighted in passes"). Behind that all layers may be refitted together
+to the trained network's output ("output refit"), which takes no labels and keeps the zeros. Runs
+are resumed where they were interrupted.
 
-The damping, the rounds and the passes of the best pipeline were chosen by the output error on other
-training images; no test image took part.
+The damping, the rounds, the passes and the refit of the best pipeline were chosen by the output
+error on other training images; no test image took part.
 
 Without the data folder (see ``benchmarks/datasets.py``) only ``--quick`` runs, on the
 demonstration's digits.
@@ -54,11 +56,13 @@ KNOWN = {
 }
 
 #: What the figures asked for are compared with: the l0 stage from the trained weights, towards
-#: outputs that count by what they do to the output of a network that was pruned before.
-BEST = "l0, weighted in passes"
+#: outputs that count by what they do to the output of a network that was pruned before; then a
+#: refit of all layers to the output.
+BEST = "l0, weighted in passes, output refit"
 
-#: How often ALPS prunes the network before, with the weights that its last answer gives.
-PASSES = 4
+#: How often ALPS prunes the network before, with the weights that its last answer gives; and the
+#: steps of the refit.
+PASSES, STEPS = 4, 40
 
 #: What is done to a layer.
 METHODS: dict[str, Any] = {
@@ -69,7 +73,8 @@ METHODS: dict[str, Any] = {
     "alps, weighted in passes": Pipeline(Solve("alps")),
     "l0": Pipeline(L0()),
     "l0, weighted outputs": Pipeline(L0(settings={"damping": 1e-3, "rounds": 32})),
-    BEST: Pipeline(L0(settings={"damping": 1e-3, "rounds": 32})),
+    "l0, weighted in passes": Pipeline(L0(settings={"damping": 1e-3, "rounds": 32})),
+    BEST: Pipeline(L0(settings={"damping": 1e-3})),
     "l1, refit": Pipeline(Solve("admm"), Refit()),
     "l1 alone": Pipeline(Solve("admm")),
     "one reweighting, refit": Pipeline(Reweight(1), Refit()),
@@ -90,9 +95,15 @@ CONTESTS: tuple[tuple[str, dict[str, str], tuple[str, ...], tuple[float, ...]], 
 )
 
 
-def output_weights(method: str) -> str:
-    """Return what the errors of a layer's outputs count, in the first pass."""
-    return "downstream" if ", weighted " in method else "equal"
+def arguments(method: str) -> dict[str, Any]:
+    """Return what prune_network is given for a method."""
+    return {
+        "pipeline": METHODS[method],
+        "output_weights": "downstream" if ", weighted " in method else "equal",
+        "passes": PASSES if " in passes" in method else 0,
+        "output_refit": STEPS if method.endswith(", output refit") else 0,
+        "n_threads": 1,
+    }
 
 
 @dataclass(frozen=True)
@@ -123,7 +134,8 @@ def trials(seeds: tuple[int, ...], quick: bool) -> Iterator[Trial]:
             yield Trial(method, ZEROS[0], 200, seeds[0])
         yield Trial("l0", ZEROS[0], 200, seeds[0], options=(("mode", "parallel"),))
         return
-    few, both = min(WANTED), (BEST, "l0, weighted outputs", "l0", "alps")
+    few = min(WANTED)
+    both = (BEST, "l0, weighted in passes", "l0, weighted outputs", "l0", "alps")
     for images, seed, zeros, method in product(WANTED, seeds, ZEROS, both):
         yield Trial(method, zeros, images, seed)
     others = [method for method in MAIN if method not in both]
@@ -191,21 +203,15 @@ def run_trial(
     X = data.sample(trial.images, trial.seed)
     total = data.network.n_weights - round(trial.zeros * data.network.n_weights)
     tick = time.perf_counter()
-    weights: Any = output_weights(trial.method)
-    at = (trial.images, trial.seed, trial.zeros, trial.allocation, weights)
+    given = arguments(trial.method) | dict(trial.options)
+    at = (trial.images, trial.seed, trial.zeros, trial.allocation, given["output_weights"])
     if at not in splits:
         splits[at] = allocate(
-            data.network, X, nnz=total, method=trial.allocation, output_weights=weights
-        )
+            data.network, X, nnz=total, method=trial.allocation,
+            output_weights=given["output_weights"],
+        )  # fmt: skip
     searched = time.perf_counter()
-    for _ in range(PASSES if trial.method.endswith("in passes") else 0):
-        weights = prune_network(
-            data.network, X, nnz=splits[at], solver="alps", output_weights=weights, n_threads=1
-        ).network
-    result = prune_network(
-        data.network, X, nnz=splits[at], pipeline=METHODS[trial.method], n_threads=1,
-        output_weights=weights, **dict(trial.options),
-    )  # fmt: skip
+    result = prune_network(data.network, X, nnz=splits[at], **given)
     done = time.perf_counter()
     if left := [one.name for one in result.layers if one.outcome != "pruned"]:
         raise RuntimeError(f"{trial.key}: layers {left} were not pruned")

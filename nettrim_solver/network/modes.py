@@ -63,7 +63,7 @@ class Run:
     time_limit: float | None = None
     checkpoint: Checkpoint | None = None
     #: What a callback is told that the run is for.
-    callback_stage: str = "final"
+    stage: str = "final"
     #: Layers whose turn has come. One assignment adds both parts, whenever Ctrl-C comes.
     done: dict[str, tuple[Layer, LayerReport]] = field(default_factory=dict)
     started: float = field(default_factory=lambda: time.perf_counter())
@@ -128,7 +128,7 @@ class Run:
             name: replace(choice, output_weights=self.choices[name].output_weights)
             for name, choice in run.choices.items()
         }
-        run.callback_stage = "pass"
+        run.stage = "pass"
         return run
 
     def look_ahead(self) -> Status | None:
@@ -190,15 +190,14 @@ class Run:
             raise Ended(Status.TIME_LIMIT)
         return left
 
-    def tell(self, name: str, progress: Progress | None = None) -> bool:
+    def tell(self, name: str, progress: Progress | None = None, stage: str | None = None) -> bool:
         """Call the user's callback; return whether the run is to stop."""
         if self.callback is not None and not self.wants_to_stop:
             total = sum(not choice.skip for choice in self.choices.values())
             done = sum(not self.choices[name].skip for name in self.done)
-            report = self.done[name][1] if name in self.done else None
-            at = LayerProgress(
-                name, done, total, progress, self.elapsed(), self.callback_stage, report=report
-            )
+            report = self.done[name][1] if name in self.done and stage is None else None
+            stage = stage or self.stage
+            at = LayerProgress(name, done, total, progress, self.elapsed(), stage, report=report)
             try:
                 self.wants_to_stop = bool(self.callback(at))
             except Exception as error:
@@ -237,8 +236,11 @@ def _refit(run: Run) -> Status | None:
     names = [name for name, (_, report) in run.done.items() if report.pruned]
     if not names:
         return None
-    fit = OutputFit(run.original, run.pruned, run.data, names, seed=run.options.seed)
+    pruned = run.pruned
+    fit = OutputFit(run.original, pruned, run.data, names, seed=run.options.seed)
     stopped = fit.run(run.options.output_refit, lambda: _between_steps(run, names[-1]))
+    if fit.network is pruned:
+        return stopped
     source = fit.network if run.options.cascade else run.original
     for name in names:
         layer, choice = fit.network.layer(name), run.choices[name]
@@ -251,7 +253,7 @@ def _refit(run: Run) -> Status | None:
 
 
 def _between_steps(run: Run, name: str) -> None:
-    run.tell(name)
+    run.tell(name, stage="refit")
     run.check_stop()
 
 

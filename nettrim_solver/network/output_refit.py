@@ -10,7 +10,7 @@ that pruning left,
 with :math:`c_l` the mean over the weights of layer l of the diagonal of :math:`J^T J`, J the
 Jacobian of F at the start. The diagonal is estimated by random signs s at the output:
 :math:`\mathrm E\,(J^T s)^2` (Hutchinson). It scales the variables, too, for L-BFGS, which takes the
-steps. No labels take part, and softmax at the end is left out.
+steps. Intercepts are hardly pulled. No labels take part, and softmax at the end is left out.
 
 The pull and a small number of steps both keep the weights near those that pruning found: few
 samples do not determine them.
@@ -99,7 +99,8 @@ def refit_output(
     Returns
     -------
     Network
-        With the zeros of `pruned`, and an output error on X that is no larger. Also after Ctrl-C.
+        With the zeros of `pruned`, and an output error on X (before a last softmax) that is no
+        larger. Also after Ctrl-C.
 
     Raises
     ------
@@ -224,6 +225,8 @@ class OutputFit:
             return end.status
         except KeyboardInterrupt:
             return Status.INTERRUPTED
+        except OverflowError:
+            pass  # What was found before stays.
         return None
 
     def _descend(self, steps: int, check: Callable[[], object]) -> None:
@@ -238,6 +241,8 @@ class OutputFit:
             check()
             residuals = _Residuals(targets)
             gradient = self._gradient(self._moved(v / units), residuals) / units + pull * v
+            if not (np.isfinite(residuals.loss) and np.isfinite(gradient).all()):
+                raise OverflowError("the output of a trial step is beyond float64")
             return (residuals.loss + 0.5 * float(pull @ v**2)) / scale, gradient / scale
 
         def keep(v: Array) -> None:

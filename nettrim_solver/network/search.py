@@ -121,7 +121,7 @@ class Search:
         assert self.callback is not None
         if not self.stopped:
             best = min((trial.nnz for _, trial in self.best.values()), default=None)
-            stage = at.stage if at.stage == "pass" else stage
+            stage = at.stage if at.stage in ("pass", "refit") else stage
             at = replace(
                 at, stage=stage, trial=len(self.trials), nnz=nnz, best_nnz=best,
                 elapsed=self.elapsed(),
