@@ -22,7 +22,10 @@ Update = Callable[[str, float, float | None], None]
 LAYER_HEADER = ("layer", "shape", "zeros %", "error/eps", "gap", "violation", "seconds", "status")
 
 #: What goes before a layer's name while a budget is spread or searched for.
-STAGES = {"paths": "measuring ", "probe": "trying ", "final": ""}
+STAGES = {
+    "paths": "measuring ", "probe": "trying ", "pass": "a pass before, ", "final": "",
+    "refit": "refit to the output, ",
+}  # fmt: skip
 
 
 class Screen:
@@ -180,10 +183,12 @@ def layer_reporter(screen: Screen, update: Update) -> Callable[[LayerProgress], 
         if at.stage == "paths" and at.layer not in measured:
             measured.add(at.layer)
             screen.line(f"measuring {at.layer}, {at.done + 1} of {at.total}")
-        if at.nnz is not None and (at.stage, at.trial) != network:
+        # A pass before a network, and a refit behind it, are of the same network.
+        tried = "final" if at.stage in ("pass", "refit") else at.stage, at.trial
+        if at.nnz is not None and tried != network:
             best = "" if at.best_nnz is None else f", best so far {at.best_nnz:,}"
             screen.line(f"network {at.trial + 1}: {at.nnz:,} weights{best}")
-        network = at.stage, at.trial
+        network = tried
         if at.stage == "final" and at.report is not None:
             screen.line(f"{at.done} of {at.total}, {_outcome(at.report)}")
 

@@ -139,6 +139,19 @@ def test_a_pipeline_takes_the_place_of_the_solver(folder, capsys):
     assert {layer["solver"] for layer in layers} == {"magnitude+refit"}
 
 
+def test_passes_before_and_a_refit_behind_serve_the_output(folder, capsys):
+    budget = ("--sparsity", 0.5, "--solver", "alps", "--output-weights", "downstream", "--json")
+    errors = []
+    for more in ((), ("--passes", 1, "--output-refit", 20)):
+        assert run(*budget, *more, "-o", "pruned.npz") == 0
+        report = json.loads(capsys.readouterr().out)
+        errors.append(report["output_error"])
+    assert report["settings"]["passes"] == 1 and report["layers"][0]["nnz"] == 24
+    assert errors[1] < errors[0]
+    assert run("--sparsity", 0.5, "--passes", 1, "-o", "pruned.npz") != 0
+    assert "passes measure the weights of the outputs" in one_error(capsys)
+
+
 def test_a_sparse_file_is_the_same_network(folder):
     for name, more in (("dense.npz", ()), ("sparse.npz", ("--sparse",))):
         assert run("--sparsity", 0.9, "--solver", "alps", "-o", name, "--quiet", *more) == 0

@@ -108,4 +108,12 @@ TOLERANCE = {
     "recorded": 1e-5,
     # Weights of the same small float64 layers, from inputs that differ in their last digits.
     "recorded_64": 1e-10,
+    # Slopes by central differences with a step of 1e-6 in float64, relative to the largest
+    # possible: rounding over the step, and the activations' own numerical derivatives.
+    "gradient": 1e-7,
+    # Outputs of the same descent whose sums over samples are in another order: rounding that forty
+    # steps have blown up.
+    "refit_batches": 1e-6,
+    # A descent of up to 500 steps against the minimum of a quadratic: it stops at rounding.
+    "least_squares_descent": 1e-6,
 }

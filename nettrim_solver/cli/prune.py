@@ -54,7 +54,8 @@ HINT = (
 
 #: Options that are arguments of prune_network under the same name.
 ARGUMENTS = ("tolerance", "sparsity", "nnz", "max_error", "min_accuracy", "allocation", "mode",
-             "output_weights", "solver", "seed", "max_rows", "time_limit", "n_threads")  # fmt: skip
+             "output_weights", "passes", "output_refit", "solver", "seed",
+             "max_rows", "time_limit", "n_threads")  # fmt: skip
 
 SETTINGS = ("max_iter", "tol_gap")
 
@@ -85,6 +86,10 @@ def add_parser(commands: Any) -> None:
                      help="how a budget of the whole model is spread over its layers")  # fmt: skip
     how.add_argument("--output-weights", metavar="NAME",
                      help="what the outputs of a layer count: equal, downstream")  # fmt: skip
+    how.add_argument("--passes", type=int, metavar="N",
+                     help="quick prunings before, to measure the outputs' weights")  # fmt: skip
+    how.add_argument("--output-refit", type=int, metavar="STEPS",
+                     help="refit all layers together to the model's output")  # fmt: skip
     how.add_argument("--pipeline", metavar="STEPS",
                      help='steps in place of a solver, such as "reweight,swaps,refit"')  # fmt: skip
     how.add_argument("--recipe", type=Path, metavar="FILE", help="arguments in a TOML file")

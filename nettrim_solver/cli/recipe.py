@@ -39,7 +39,7 @@ KINDS: dict[str, tuple[type, ...]] = {
     **dict.fromkeys(("settings", "overrides"), TABLE),
     **dict.fromkeys(("pipeline", "skip"), WORDS),
     **dict.fromkeys(("max_error", "min_accuracy", "resolution", "gamma", "max_rows", "seed",
-                     "n_threads", "time_limit"), NUMBER),
+                     "passes", "output_refit", "n_threads", "time_limit"), NUMBER),
 }  # fmt: skip
 
 #: What a recipe may set, and what that must be.

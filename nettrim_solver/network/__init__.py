@@ -21,6 +21,7 @@ from .operations import (
     Softmax,
     Transpose,
 )
+from .output_refit import refit_output
 from .paths import LayerPath
 from .planning import LayerPlan, PruningPlan
 from .plots import plot_paths, plot_result
@@ -81,6 +82,7 @@ __all__ = [
     "plot_paths",
     "plot_result",
     "prune_network",
+    "refit_output",
     "same_padding",
     "write_report",
 ]

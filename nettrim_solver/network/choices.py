@@ -36,6 +36,9 @@ STRICT_BOUNDS = ("clipped", "trained")
 #: What the errors of a layer's outputs count: the same, or what they do to the network's output.
 OUTPUT_WEIGHTS = ("equal", "downstream")
 
+#: Settings of a layer that a cheap solver does without.
+OWN = ("solver", "settings", "pipeline", "formulation", "radius")
+
 #: Anything that solves a layer: ``(problem, nnz, *, n_threads, callback, time_limit)``.
 Pipeline = Callable[..., Solution]
 
@@ -177,6 +180,8 @@ class Options:
     gamma: Any = None
     strict_bound: Any = "clipped"
     output_weights: Any = "equal"
+    passes: Any = 0
+    output_refit: Any = 0
     overrides: Any = None
     skip: Any = None
     max_rows: Any = MAX_ROWS
@@ -207,10 +212,32 @@ class Options:
         """Raise SettingsError for what is wrong with the run, or ProblemError for its folder."""
         check_choice("mode", self.mode, MODES)
         check_integer("seed", self.seed, 0)
+        check_integer("passes", self.passes, 0)
+        check_integer("output_refit", self.output_refit, 0)
         if self.gamma is not None and self.mode == "parallel":
             raise SettingsError(f"gamma belongs to mode='cascade', but was {self.gamma!r}")
         if self.spill is not None:
             Spill((1,), np.float64, self.spill).close()
+
+
+def cheap(options: Options, solver: str) -> Options:
+    """Return options with another solver for all layers, and nothing that belongs to the old.
+
+    Neither passes before the layers nor a refit behind them are left.
+    """
+    overrides = options.overrides
+    if isinstance(overrides, Mapping):
+        overrides = {key: _without(OWN, changes) for key, changes in overrides.items()}
+    return replace(
+        options, solver=solver, settings=None, pipeline=None, formulation="pooled", radius="joint",
+        passes=0, output_refit=0, overrides=overrides,
+    )  # fmt: skip
+
+
+def _without(names: tuple[str, ...], changes: Any) -> Any:
+    if not isinstance(changes, Mapping):
+        return changes
+    return {name: value for name, value in changes.items() if name not in names}
 
 
 def resolve(
@@ -282,10 +309,10 @@ def _chosen(network: Network, options: Options) -> dict[str, LayerSettings]:
         raise SettingsError(f"overrides must be a mapping, but was {overrides!r}")
     for key in _by_precedence(network, overrides):
         _check_changes(key, overrides[key])
-        for layer in _matches(network, "overrides", key):
+        for layer in matches(network, "overrides", key):
             chosen[layer.name] = chosen[layer.name].with_changes(overrides[key])
     for key in options.skip:
-        for layer in _matches(network, "skip", key):
+        for layer in matches(network, "skip", key):
             chosen[layer.name] = replace(chosen[layer.name], skip=True)
     return chosen
 
@@ -359,7 +386,7 @@ def _check_layer(layer: Layer, settings: LayerSettings, input_shape: Shape | Non
         raise type(error)(f"layer {layer.name!r}: {error}") from None
 
 
-def _matches(network: Network, what: str, key: Any) -> list[Layer]:
+def matches(network: Network, what: str, key: Any) -> list[Layer]:
     """Return the layers that a name, a kind or a pattern stands for; at least one."""
     found: list[Layer] = []
     if isinstance(key, str):

@@ -68,7 +68,7 @@ def downstream_weights(
     For n outputs the part of the network behind the layer is evaluated on 128 n samples. The data
     are read once.
     """
-    layer, end = network.layer(name), _before_softmax(network)
+    layer, end = network.layer(name), before_softmax(network)
     place = _behind_activation(network, name)
     before = network.ancestors(end) | {end}
     path = [
@@ -131,7 +131,7 @@ def _behind_activation(network: Network, name: str) -> str:
     return name
 
 
-def _before_softmax(network: Network) -> str:
+def before_softmax(network: Network) -> str:
     """Return the name of the network's output, or of what its last softmax takes."""
     last: Operation = network.output
     while isinstance(last, (Softmax, Dropout)) and last.inputs[0] != INPUT:

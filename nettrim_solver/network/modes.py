@@ -19,17 +19,19 @@ from typing import Any
 
 import numpy as np
 
-from ..exceptions import ProblemError
+from ..exceptions import ProblemError, SettingsError
 from ..pipeline import Pipeline as Steps
 from ..solvers import Progress
 from ..status import Status
-from .calibration import Calibration, Folder, collect
+from .adjoint import check_differentiable
+from .calibration import Calibration, Folder, LayerSignals, collect
 from .checkpoint import Checkpoint, fingerprint_parts
-from .choices import Budget, LayerSettings, Options, resolve
-from .downstream import output_weights
+from .choices import Budget, LayerSettings, Options, cheap, resolve
+from .downstream import before_softmax, output_weights
 from .graph import Network
 from .layers import Layer
-from .outcome import assemble, untouched, with_answers
+from .outcome import assemble, untouched, with_answers, with_refit
+from .output_refit import OutputFit
 from .progress import Ended, LayerProgress
 from .result import LayerReport, PruningResult
 from .stages import stage_of
@@ -42,6 +44,9 @@ from .tasks import (
     judge_group,
 )
 
+#: What prunes the network in the passes that come before.
+QUICK = "alps"
+
 
 @dataclass
 class Run:
@@ -52,10 +57,13 @@ class Run:
     data: Calibration
     heldout: Calibration | None
     options: Options
+    budgets: Mapping[str, Budget]
     choices: dict[str, LayerSettings]
     callback: Callable[[LayerProgress], object] | None = None
     time_limit: float | None = None
     checkpoint: Checkpoint | None = None
+    #: What a callback is told that the run is for.
+    stage: str = "final"
     #: Layers whose turn has come. One assignment adds both parts, whenever Ctrl-C comes.
     done: dict[str, tuple[Layer, LayerReport]] = field(default_factory=dict)
     started: float = field(default_factory=lambda: time.perf_counter())
@@ -69,7 +77,17 @@ class Run:
     ) -> Run:  # fmt: skip
         """Check everything else that can be checked before work."""
         original = network.folded()
-        return cls(network, original, data, heldout, options, resolve(original, options, budgets))
+        choices = resolve(original, options, budgets)
+        run = cls(network, original, data, heldout, options, budgets, choices)
+        run.check_passes()
+        if options.output_refit:
+            check_differentiable(original, run.to_prune, before_softmax(original))
+        return run
+
+    @property
+    def to_prune(self) -> tuple[str, ...]:
+        """The layers that are not skipped."""
+        return tuple(name for name, choice in self.choices.items() if not choice.skip)
 
     @property
     def pruned(self) -> Network:
@@ -79,15 +97,57 @@ class Run:
     def open(self, folder: Folder) -> None:
         """Keep finished layers in a folder, and use those that are there."""
         options = self.options
+        passes = {"passes": options.passes} if options.passes else {}
         parts = fingerprint_parts(
-            self.original, self.data, self.choices, mode=options.mode, seed=options.seed
+            self.original, self.data, self.choices, mode=options.mode, seed=options.seed, **passes
         )
         self.checkpoint = Checkpoint(folder, parts)
 
     def prune(self) -> PruningResult:
         """Prune the layers, and measure what has become of the network."""
-        stopped = _walk(self)
+        stopped = self.look_ahead() or _walk(self)
+        if stopped is None and self.options.output_refit:
+            stopped = _refit(self)
         return self.result(stopped)
+
+    def check_passes(self) -> None:
+        """Raise SettingsError if passes before this run would have no effect, or cannot be."""
+        if not self.options.passes:
+            return
+        if all(self.choices[name].output_weights == "equal" for name in self.to_prune):
+            raise SettingsError(
+                f"passes measure the weights of the outputs, but were {self.options.passes!r} with "
+                "output_weights='equal': give output_weights='downstream'"
+            )
+        self.quick()
+
+    def quick(self) -> Run:
+        """Return a run of a quick solver with the budgets and the output weights of this one."""
+        run = Run.of(self.network, self.data, cheap(self.options, QUICK), self.budgets)
+        run.choices = {
+            name: replace(choice, output_weights=self.choices[name].output_weights)
+            for name, choice in run.choices.items()
+        }
+        run.stage = "pass"
+        return run
+
+    def look_ahead(self) -> Status | None:
+        """Prune the network by a quick solver, as often as asked, for the weights of the outputs.
+
+        In each pass they are measured at the network that the pass before it gave. Returns why it
+        ended early, None if it did not.
+        """
+        for _ in range(self.options.passes):
+            run = self.quick()
+            run.callback = self.callback
+            run.started, run.time_limit = self.started, self.time_limit
+            result = run.prune()
+            if result.status in (Status.TIME_LIMIT, Status.INTERRUPTED):
+                return result.status
+            for name, choice in self.choices.items():
+                if choice.output_weights != "equal":
+                    self.choices[name] = replace(choice, output_weights=result.network)
+        return None
 
     def result(self, stopped: Status | None) -> PruningResult:
         """Return the network with the layers that are done, and what is known of it."""
@@ -100,6 +160,18 @@ class Run:
             self.data, self.heldout, cascade=self.options.cascade, stopped=stopped,
         )  # fmt: skip
         return replace(result, original=self.network, seconds=self.elapsed())
+
+    def notes(self) -> tuple[str, ...]:
+        """Return what is done besides pruning the layers."""
+        found = []
+        if self.options.passes:
+            found.append(f"before: {self.options.passes} passes of all layers by {QUICK}")
+        if self.options.output_refit:
+            found.append(
+                f"behind: about {self.options.output_refit} evaluations of the network and its "
+                "gradient on all samples, to refit the layers to the output"
+            )
+        return tuple(found)
 
     def untouched(self, layer: Layer) -> LayerReport:
         """Return the report of a layer that has its trained weights."""
@@ -118,13 +190,14 @@ class Run:
             raise Ended(Status.TIME_LIMIT)
         return left
 
-    def tell(self, name: str, progress: Progress | None = None) -> bool:
+    def tell(self, name: str, progress: Progress | None = None, stage: str | None = None) -> bool:
         """Call the user's callback; return whether the run is to stop."""
         if self.callback is not None and not self.wants_to_stop:
             total = sum(not choice.skip for choice in self.choices.values())
             done = sum(not self.choices[name].skip for name in self.done)
-            report = self.done[name][1] if name in self.done else None
-            at = LayerProgress(name, done, total, progress, self.elapsed(), report=report)
+            report = self.done[name][1] if name in self.done and stage is None else None
+            stage = stage or self.stage
+            at = LayerProgress(name, done, total, progress, self.elapsed(), stage, report=report)
             try:
                 self.wants_to_stop = bool(self.callback(at))
             except Exception as error:
@@ -157,6 +230,41 @@ def _walk(run: Run) -> Status | None:
     return None
 
 
+def _refit(run: Run) -> Status | None:
+    """Refit the pruned layers together to the output; return why that ended early."""
+    tick = run.elapsed()
+    names = [name for name, (_, report) in run.done.items() if report.pruned]
+    if not names:
+        return None
+    pruned = run.pruned
+    fit = OutputFit(run.original, pruned, run.data, names, seed=run.options.seed)
+    stopped = fit.run(run.options.output_refit, lambda: _between_steps(run, names[-1]))
+    if fit.network is pruned:
+        return stopped
+    source = fit.network if run.options.cascade else run.original
+    for name in names:
+        layer, choice = fit.network.layer(name), run.choices[name]
+        signals = _signals(run, layer, source)
+        activation = run.original.activation_after(name)
+        tasks = group_tasks(signals, activation, choice, run.options.cascade)
+        report = with_refit(run.done[name][1], layer, tasks, (run.elapsed() - tick) / len(names))
+        run.done[name] = layer, report
+    return stopped
+
+
+def _between_steps(run: Run, name: str) -> None:
+    run.tell(name, stage="refit")
+    run.check_stop()
+
+
+def _signals(run: Run, layer: Layer, source: Network) -> LayerSignals:
+    """Return the rows of a layer, whose inputs are those of a network."""
+    return collect(
+        source, layer.name, run.data, original=run.original if run.options.cascade else None,
+        max_rows=run.choices[layer.name].max_rows, seed=run.options.seed, spill=run.options.spill,
+    )  # fmt: skip
+
+
 def _turn(run: Run, layer: Layer) -> tuple[Layer, LayerReport]:
     """Return what a layer becomes, and its report."""
     tick = run.elapsed()
@@ -171,10 +279,7 @@ def _turn(run: Run, layer: Layer) -> tuple[Layer, LayerReport]:
         return layer.with_weights(W, b), LayerReport.from_record(record)
     source = run.pruned if run.options.cascade else run.original
     try:
-        signals = collect(
-            source, layer.name, run.data, original=run.original if run.options.cascade else None,
-            max_rows=choice.max_rows, seed=run.options.seed, spill=run.options.spill,
-        )  # fmt: skip
+        signals = _signals(run, layer, source)
         activation = run.original.activation_after(layer.name)
         tasks = group_tasks(
             signals, activation, choice, run.options.cascade,

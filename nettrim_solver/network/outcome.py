@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from ..certificate import certify
 from ..status import Status, worst
 from .bounds import activation_of, signal_bounds
 from .calibration import Calibration
@@ -17,7 +18,7 @@ from .graph import Network
 from .layers import Layer
 from .measure import Errors, measure, relative
 from .result import LayerReport, PruningResult
-from .stages import stages_together
+from .stages import Stage, stages_together
 from .tasks import GroupAnswer, GroupTask, sample_warnings, target_norm, together
 
 #: What bounds allow for the rounding of the network's arithmetic, relative to the target.
@@ -46,6 +47,41 @@ def with_answers(
     return replace(
         report, outcome="pruned", nnz=layer.nnz, error=relative(error, scale), warnings=warnings,
         seconds=seconds, stages=stages_together(answers, scale), **found,
+    )  # fmt: skip
+
+
+def with_refit(
+    report: LayerReport, layer: Layer, tasks: list[GroupTask], seconds: float
+) -> LayerReport:
+    """Return the report of a layer whose weights were fitted to the network's output.
+
+    They are judged like the solver's, but no radius is theirs.
+    """
+    groups = zip(tasks, layer.matrices(), strict=True)
+    judged = [
+        certify(task.target, W, None if layer.b is None else layer.b[layer.columns(group)])
+        for group, (task, W) in enumerate(groups)
+    ]
+    distance = float(np.linalg.norm([one.distance for one in judged]))
+    errors = [one.activation_error for one in judged if one.activation_error is not None]
+    error = relative(float(np.linalg.norm(errors)), target_norm(tasks))
+    before = report.stages or (_only_stage(report),)
+    stage = Stage(
+        "output_refit", layer.nnz, distance, error, None, Status.PRUNED, seconds
+    )  # fmt: skip
+    return replace(
+        report, nnz=layer.nnz, solver=f"{report.solver}+{stage.name}", status=Status.PRUNED,
+        epsilon=None, gap=None, violation=None, distance=distance, error=error,
+        seconds=report.seconds + seconds, stages=(*before, stage),
+    )  # fmt: skip
+
+
+def _only_stage(report: LayerReport) -> Stage:
+    """Return what a solver alone gave for a layer as the first of several steps."""
+    assert report.distance is not None and report.status is not None
+    return Stage(
+        report.solver, report.nnz, report.distance, report.error, report.gap, report.status,
+        report.seconds,
     )  # fmt: skip
 
 

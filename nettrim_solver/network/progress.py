@@ -25,9 +25,10 @@ class LayerProgress:
         The solver's own report; None before and after it runs, and while layers are measured.
     elapsed : float
         Seconds since the start of the call.
-    stage : {"paths", "probe", "final"}
-        Whether layers are measured for the allocation, a network is tried with the cheap solver, or
-        with the one that was asked for.
+    stage : {"paths", "probe", "pass", "final", "refit"}
+        Whether layers are measured for the allocation, a network is tried with the cheap solver,
+        pruned in a pass before (``passes=``), or pruned with the solver that was asked for; or
+        whether its layers are refitted together behind the last (``output_refit=``).
     trial : int
         Networks tried before this one.
     nnz : int or None

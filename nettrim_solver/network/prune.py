@@ -47,6 +47,8 @@ def prune_network(
     gamma: float | None = None,
     strict_bound: Literal["clipped", "trained"] = "clipped",
     output_weights: Literal["equal", "downstream"] | Network = "equal",
+    passes: int = 0,
+    output_refit: int = 0,
     overrides: Mapping[str, Mapping[str, Any]] | None = None,
     skip: str | Iterable[str] | None = None,
     X_heldout: Any = None,
@@ -113,6 +115,13 @@ def prune_network(
         its own units. With the same zeros the network's output changes less. Given a network that
         was pruned before, it is how far they move the output of that one, whose later layers
         listen to a part of the outputs only.
+    passes : int
+        So often the network is pruned by "alps" before, to the same budgets: the weights of the
+        outputs are each time those at the network that the pass before gave.
+    output_refit : int
+        Steps of a refit behind the last layer: the nonzero weights of all layers are chosen anew,
+        together, so that the network's output nears the trained one's (:func:`.refit_output`).
+        40 are usual; 0 leaves it out. No radius or gap is then that of the weights.
     overrides : mapping of str to mapping, optional
         Other arguments for some layers: by name, by pattern (``"conv*"``), or by kind (``"dense"``,
         ``"conv2d"``). The keys are fields of :class:`.LayerSettings`. Names count more than
@@ -244,7 +253,7 @@ def plan_network(network: Network, X: Any, **arguments: Any) -> PruningPlan:
     run = checked_run(network, X, **arguments)
     with limit_threads(run.options.n_threads):
         if isinstance(run, Run):
-            return plan(run)
+            return replace(plan(run), notes=run.notes())
         return replace(plan(run.typical()), notes=run.notes())
 
 
@@ -324,6 +333,7 @@ def _asked(given: Mapping[str, Any], run: Run | Search) -> dict[str, Any]:
         idle |= {"probe", "resolution"}
     if given["pipeline"] is not None:
         idle.add("solver")
+    idle |= {name for name in ("passes", "output_refit") if not given[name]}
     return {
         name: _as_json(value)
         for name, value in asked.items()

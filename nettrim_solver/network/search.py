@@ -21,7 +21,7 @@ from ..status import Status
 from .allocation import Allocator
 from .calibration import Calibration, Folder
 from .checkpoint import Checkpoint, fingerprint_parts
-from .choices import Options
+from .choices import Options, cheap
 from .demand import Demand, score
 from .graph import Network
 from .modes import Run
@@ -36,26 +36,6 @@ FIRST = 0.1
 #: Factor of the first step, and how near (relative) the two ends of the bracket must come: of the
 #: cheap solver. The step of the other; it is squared with each step in the same direction.
 PROBE_STEP, PROBE_WIDTH, FINAL_STEP = 2.0, 0.1, 1.1
-
-#: Settings of a layer that the cheap solver does without.
-OWN = ("solver", "settings", "pipeline", "formulation", "radius")
-
-
-def cheap(options: Options, solver: str) -> Options:
-    """Return options with another solver for all layers, and nothing that belongs to the old."""
-    overrides = options.overrides
-    if isinstance(overrides, Mapping):
-        overrides = {key: _without(OWN, changes) for key, changes in overrides.items()}
-    return replace(
-        options, solver=solver, settings=None, pipeline=None, formulation="pooled", radius="joint",
-        overrides=overrides,
-    )  # fmt: skip
-
-
-def _without(names: tuple[str, ...], changes: Any) -> Any:
-    if not isinstance(changes, Mapping):
-        return changes
-    return {name: value for name, value in changes.items() if name not in names}
 
 
 @dataclass
@@ -107,8 +87,8 @@ class Search:
         return self.run_for("final", spread_evenly(sizes, total))
 
     def notes(self) -> tuple[str, ...]:
-        """Return what is done besides pruning one network to its final budgets."""
-        found, n = [], len(self.allocator.layers)
+        """Return what is done besides pruning the layers of one network to its final budgets."""
+        found, n = [*self.typical().notes()], len(self.allocator.layers)
         if self.allocator.method != "uniform":
             solves = n * len(GRID) + (n * n + 3 * n if self.allocator.weighs else 0)
             by = self.allocator.prober.options.solver
@@ -141,6 +121,7 @@ class Search:
         assert self.callback is not None
         if not self.stopped:
             best = min((trial.nnz for _, trial in self.best.values()), default=None)
+            stage = at.stage if at.stage in ("pass", "refit") else stage
             at = replace(
                 at, stage=stage, trial=len(self.trials), nnz=nnz, best_nnz=best,
                 elapsed=self.elapsed(),
