@@ -286,7 +286,7 @@ def test_triangular_solutions_and_borders(n, dtype):
     close(matrix, schur[np.ix_(keys, keys)] + np.diag([*diagonal, 0.0]), np.float64)
     close(side, values - border[keys].astype(np.float64) @ half.T, dtype, n)
     x, z = np.full((2, n + 1), 0.5), rng.standard_normal((3, 2))
-    kernels.border_back(upper, keys, border, z, half, x)
+    kernels.border_back(upper, keys, border, z, half.copy(), x)
     close(x[:, :n] @ factor.astype(np.float64), half - z.T @ border[keys], dtype, n)
     assert np.all(x[:, n] == 0.5)
 

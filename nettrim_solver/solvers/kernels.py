@@ -330,12 +330,11 @@ def _border_system(schur, keys, diagonal, border, half, values, matrix, right): 
 def _border_back(upper, keys, border, z, half, x):  # type: ignore[no-untyped-def]
     """Base's part of bordered solutions, ``L^-T (half - z^T border[keys])``, into the rows of x.
 
-    `half` has a row per right side and is left alone; `upper` is L^T, in C order.
+    `half` has a row per right side and is overwritten; `upper` is L^T, in C order.
     """
     n = half.shape[1]
-    h = np.empty(n, half.dtype)
     for c in range(half.shape[0]):
-        h[:] = half[c]
+        h = half[c]
         for a in range(keys.shape[0]):
             weight = half.dtype.type(z[a, c])
             b = border[keys[a]]

@@ -210,7 +210,7 @@ class WorkingSet:
                 self._schur, keys, diagonal, self._half, half, values, matrix, right
             )
             z = np.asarray(np.linalg.solve(matrix, right), dtype=np.float64)
-        kernels.border_back(self.factor.T, keys, self._half, z, half, x)
+        kernels.border_back(self.factor.T, keys, self._half, z, half.copy(), x)
         return z
 
     def _grow(self, vectors: NDArray[Any], cross: Array) -> None:
