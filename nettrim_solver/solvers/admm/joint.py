@@ -41,6 +41,9 @@ VANISHING = 1e-6
 #: Times that outputs near the multiplier are brought to the radius one by one.
 LANDINGS = 3
 
+#: Relative difference of multipliers that are the same but for rounding.
+ROUNDING = 1e-12
+
 #: Neighbouring values tried for a lambda at which some output stays unproved.
 NEIGHBOURS = 6
 
@@ -127,7 +130,9 @@ def _find_multiplier(run: Run) -> bool:
             landings -= 1
             if land(run, _solve_at):
                 return True
-        if not np.all(answer.lambda_ == lambda_) or not answer.proved.all():
+        if not (
+            answer.proved.all() and np.allclose(answer.lambda_, lambda_, rtol=ROUNDING, atol=0.0)
+        ):
             _solve_at(run, lambda_, every)
         total = float(np.sum(answer.square))
         distance = np.sqrt(total)
@@ -190,6 +195,7 @@ def _idle(run: Run) -> bool:
 
 def _solve_at(run: Run, lambda_: float, which: Index) -> None:
     """Solve some outputs at this multiplier, from the answers so far."""
+    run.check_clock()
     answer = run.answer
     for block in run.blocks():
         columns = np.intersect1d(block, which, assume_unique=True)

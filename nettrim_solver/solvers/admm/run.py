@@ -228,7 +228,9 @@ class Run:
 
     def _pool(self, support: Index) -> int:
         """Return how many outputs of these numbers of weights to polish at a time."""
-        size = 4.0 * float(np.mean(np.square(support, dtype=np.float64)))
+        # A factor in float32; hard rows make a border of about half as many entries as weights.
+        entry = 10.0 if self.problem.strict else 4.0
+        size = entry * float(np.mean(np.square(support, dtype=np.float64)))
         width = int(np.clip(POOL_BYTES / max(size, 1.0), *POOL))
         return max(1, min(width, len(self.blocks()[0]) // POOL_SHARE))
 

@@ -81,8 +81,10 @@ class Shared:
             self.known = True
             block.fix_multiplier(self.lambda_)
         self._square[columns], self._at = block.ball_distances() ** 2, self.lambda_
-        matched = np.count_nonzero(block.lower == block.upper, axis=1)
-        self._share[columns] = np.count_nonzero(block.answer, axis=1) / np.maximum(matched, 1)
+        # Without matched rows those outside the box determine the weights.
+        rows = np.count_nonzero(block.lower == block.upper, axis=1)
+        rows = np.maximum(rows, np.count_nonzero(block.dual, axis=1) // 2)
+        self._share[columns] = np.count_nonzero(block.answer, axis=1) / np.maximum(rows, 1)
         return True
 
     def portions(self, columns: Index, settled: Mask, due: Mask) -> Iterator[Index]:

@@ -217,7 +217,7 @@ class WorkingSet:
         """Add vectors b to the border; `cross` holds their column of the whole border."""
         old, new = self._size, self._size + len(vectors)
         if new > len(self._half):
-            room = max(new, 2 * len(self._half))
+            room = new + new // 4
             half, schur = np.zeros((room, self.n_base), self.dtype), np.zeros((room, room))
             half[:old], schur[:old, :old] = self._half[:old], self._schur[:old, :old]
             self._half, self._schur = half, schur
