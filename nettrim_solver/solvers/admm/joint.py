@@ -130,10 +130,8 @@ def _find_multiplier(run: Run) -> bool:
             landings -= 1
             if land(run, _solve_at):
                 return True
-        if not (
-            answer.proved.all() and np.allclose(answer.lambda_, lambda_, rtol=ROUNDING, atol=0.0)
-        ):
-            _solve_at(run, lambda_, every)
+        away = ~np.isclose(answer.lambda_, lambda_, rtol=ROUNDING, atol=0.0)
+        _solve_at(run, lambda_, np.flatnonzero(away))
         total = float(np.sum(answer.square))
         distance = np.sqrt(total)
         if abs(distance - epsilon) <= run.tolerances.feas * scale and answer.proved.all():
@@ -159,11 +157,7 @@ def _find_multiplier(run: Run) -> bool:
             return True
         if low == 0.0 and lambda_ < VANISHING * first:
             return False
-        curvature = float(np.sum(run.slopes(every)))
-        rest = total - lambda_**2 * curvature
-        new = 0.0
-        if curvature > 0 and epsilon**2 > rest:
-            new = float(np.sqrt((epsilon**2 - rest) / curvature))
+        new = _tangent_step(run, lambda_)
         miss, last_miss = abs(distance - epsilon), miss
         exact = low < new < high and miss <= 0.5 * last_miss
         if not exact:
@@ -176,6 +170,14 @@ def _find_multiplier(run: Run) -> bool:
         lambda_ = new
         _solve_at(run, lambda_, every)
     return False
+
+
+def _tangent_step(run: Run, lambda_: float) -> float:
+    """Return where all distances meet the radius on the present patterns; 0 where they do not."""
+    epsilon, total = float(run.problem.epsilon), float(np.sum(run.answer.square))  # type: ignore[arg-type]
+    curvature = float(np.sum(run.slopes(np.arange(run.problem.n_outputs))))
+    square = epsilon**2 - total + lambda_**2 * curvature
+    return float(np.sqrt(square / curvature)) if curvature > 0 and square > 0 else 0.0
 
 
 def _idle(run: Run) -> bool:
