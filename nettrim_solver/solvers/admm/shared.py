@@ -83,7 +83,7 @@ class Shared:
         self._square[columns], self._at = block.ball_distances() ** 2, self.lambda_
         # Without matched rows those outside the box determine the weights.
         rows = np.count_nonzero(block.lower == block.upper, axis=1)
-        rows = np.maximum(rows, np.count_nonzero(block.dual, axis=1) // 2)
+        rows = np.maximum(rows, np.count_nonzero(block.dual, axis=1) // 4)
         self._share[columns] = np.count_nonzero(block.answer, axis=1) / np.maximum(rows, 1)
         return True
 
