@@ -134,8 +134,6 @@ def _find_multiplier(run: Run) -> bool:
         _solve_at(run, lambda_, np.flatnonzero(away))
         total = float(np.sum(answer.square))
         distance = np.sqrt(total)
-        if abs(distance - epsilon) <= run.tolerances.feas * scale and answer.proved.all():
-            return True
         if not answer.proved.all():
             # Some outputs are degenerate at this very lambda; at a neighbour they need not be.
             # Unless their hard rows contradict each other, which holds at all of them.
@@ -147,18 +145,22 @@ def _find_multiplier(run: Run) -> bool:
             continue
         low, high = (lambda_, high) if distance < epsilon else (low, lambda_)
         objective = float(np.sum(np.abs(answer.V) * run.penalty(every)))
-        # Within the radius, the gap is what the ball's force does along the way to its surface.
-        # With no weights but unpenalised ones there is no lower value.
-        if 0.0 <= (epsilon - distance) * distance <= run.tolerances.gap * lambda_ * objective:
-            return True
+        # The gap is what the ball's force does along the way to its surface. With no weights but
+        # unpenalised ones there is no lower value.
+        miss, last_miss = abs(distance - epsilon), miss
+        near = miss <= run.tolerances.feas * scale
         if distance <= epsilon and objective == 0.0:
             return True
+        if distance <= epsilon or near:
+            if miss * distance <= run.tolerances.gap * lambda_ * objective:
+                return True
+            if near and miss > 0.5 * last_miss:
+                return True  # as near as rounding lets it
         if np.isinf(high) and lambda_ > 10.0 * first and _idle(run):
             return True
         if low == 0.0 and lambda_ < VANISHING * first:
             return False
         new = _tangent_step(run, lambda_)
-        miss, last_miss = abs(distance - epsilon), miss
         exact = low < new < high and miss <= 0.5 * last_miss
         if not exact:
             # No progress: a vertex whose distance does not depend on lambda, or a wild pattern.

@@ -80,7 +80,8 @@ def land(run: Run, solve_at: Callable[[Run, float, Index], None]) -> bool:
         bound = np.sum(scale * survey.value) - epsilon * np.linalg.norm(scale * survey.norm)
         close = np.sqrt(survey.square.sum()) - epsilon <= slack
         close &= np.sqrt(survey.excess.sum()) <= MISSED * slack
-        if close and survey.objective.sum() - bound <= ACCEPTED * allowed:
+        # A distance a little beyond the radius is worth an objective below the bound.
+        if close and abs(survey.objective.sum() - bound) <= ACCEPTED * allowed:
             return True
         wrong = np.sqrt(survey.excess * len(survey.excess)) > MISSED * slack
         plan = _plan(run, survey, epsilon, PLANNED * allowed, wrong | ~np.isfinite(survey.gap))

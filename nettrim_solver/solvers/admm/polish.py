@@ -53,7 +53,7 @@ Array = NDArray[np.float64]
 #: Damping of the steps, a proximal term relative to the diagonal of H (from LEAST_DAMPING on): what
 #: is left of it after a calm step, its growth after a bad one, and the value below which it is none
 #: (without hard rows).
-EASED = 0.3
+EASED = 0.1
 GROWTH = 5.0
 NO_DAMPING = 1e-5
 
@@ -65,7 +65,7 @@ MERIT_SLACK = 1e-9
 
 #: Factor by which the residual of an output with hard rows may rise in a good step, above a floor.
 RESIDUAL_SLACK = 5.0
-RESIDUAL_FLOOR = 1e-4
+RESIDUAL_FLOOR = 2e-3
 
 NO_ROWS = (np.zeros(0, dtype=bool), np.zeros(0))
 

@@ -36,6 +36,9 @@ POOL = (8, 32)
 POOL_BYTES = 8 * 2**20
 POOL_SHARE = 8
 
+#: An attempt carries y (:func:`.newton.carry`) after so many less one that failed.
+CARRIED_EVERY = 3
+
 #: Outputs whose float64 arrays are made at a time where whole blocks of them need not be there.
 CHUNK = 16
 
@@ -286,7 +289,7 @@ class Run:
             tangent_beta=float(self.answer.tangent_beta[column]),
             tangent_nu=self.answer.tangent_nu[column], least=int(self.problem.joint),
         )  # fmt: skip
-        if self.tries[column] % 2:
+        if self.tries[column] % CARRIED_EVERY == CARRIED_EVERY - 1:
             carry(output, float(self.natural[column]), theta)
         return output
 
