@@ -83,8 +83,9 @@ def land(run: Run, solve_at: Callable[[Run, float, Index], None]) -> bool:
         # A distance a little beyond the radius is worth an objective below the bound.
         if close and abs(survey.objective.sum() - bound) <= ACCEPTED * allowed:
             return True
-        wrong = np.sqrt(survey.excess * len(survey.excess)) > MISSED * slack
-        plan = _plan(run, survey, epsilon, PLANNED * allowed, wrong | ~np.isfinite(survey.gap))
+        stale = ~np.isfinite(survey.gap)
+        stale[_largest(survey.excess, PLANNED * (MISSED * slack) ** 2)] = True
+        plan = _plan(run, survey, epsilon, PLANNED * allowed, stale)
         if plan is None:
             return False
         target, multipliers, stale = plan
@@ -124,10 +125,16 @@ def _plan(
         cost += np.where(stale, 0.0, np.maximum(survey.gap, 0.0))
         if cost.sum() <= budget:
             return target, new, np.flatnonzero(stale)
-        order = np.argsort(-cost, kind="stable")
-        left_over = cost.sum() - np.cumsum(cost[order])
-        stale[order[: 1 + int(np.argmax(left_over <= 0.5 * budget))]] = True
+        stale[_largest(cost, 0.5 * budget)] = True
     return None
+
+
+def _largest(values: Array, budget: float) -> Index:
+    """Return where the largest values are, as many as leave a sum within the budget."""
+    order = np.argsort(-values, kind="stable")
+    left = np.append(values.sum(), values.sum() - np.cumsum(values[order]))
+    left[-1] = 0.0
+    return order[: int(np.argmax(left <= budget))]
 
 
 def _common(

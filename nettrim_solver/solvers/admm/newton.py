@@ -55,8 +55,9 @@ BEYOND = 1.0 + 1e-7
 #: Least radius, relative to the targets, that the steps of a penalised output are judged by.
 LEAST_LENGTH = 1e-6
 
-#: Share of its columns up to which a step may drop some and still is calm.
-CALM = 0.02
+#: Share of its columns up to which a step may drop some and still is calm, and beyond which it is
+#: wild: with hard rows such a step is taken back, and damped.
+CALM, WILD = 0.02, 0.4
 
 #: A column enters when |x_i^T y| exceeds lambda c_i by this factor.
 ENTER = 1.0 + 1e-10
@@ -107,6 +108,7 @@ class Output:
     residual: float = np.inf
     double: bool = False
     calm: bool = False
+    wild: bool = False
     damping: float = 0.0
     merit: tuple[float, float] | None = None
     system: WorkingSet | None = None
@@ -284,7 +286,7 @@ def take_step(factorisation: Factorisation, output: Output, plan: Plan) -> bool:
     if step is None:
         return False
     drops = np.count_nonzero(step.dropped & model.support) / np.count_nonzero(model.support)
-    output.calm = bool(drops <= CALM)
+    output.calm, output.wild = bool(drops <= CALM), bool(drops > WILD)
     output.lambda_ += step.change
     if output.nu is not None:
         output.nu[plan.stiff] = 0.0

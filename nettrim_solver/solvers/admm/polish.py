@@ -46,7 +46,7 @@ from numpy.typing import NDArray
 
 from .. import kernels
 from .factorisation import Factorisation
-from .newton import LEAST_DAMPING, Output, plan_step, take_step
+from .newton import DAMPED_START, LEAST_DAMPING, Output, plan_step, take_step
 
 Array = NDArray[np.float64]
 
@@ -181,7 +181,9 @@ def _judge_step(output: Output) -> bool:
         output.merit = merit
         return True
     new, old = (lambda_ * first + second for first, second in (merit, output.merit))
-    if new <= slack * old + RESIDUAL_FLOOR * (slack - 1.0):
+    start = DAMPED_START * min(output.residual, 1.0)
+    wild = output.wild and output.hard is not None and output.damping < 0.5 * start
+    if new <= slack * old + RESIDUAL_FLOOR * (slack - 1.0) and not wild:
         if new < old:
             output.progress = output.sweep
         if output.hard is None or new < old:
@@ -194,5 +196,5 @@ def _judge_step(output: Output) -> bool:
     assert output.saved is not None
     output.V, output.beta, output.lambda_, output.nu = output.saved
     output.merit = None
-    output.damping = max(LEAST_DAMPING, output.damping * GROWTH)
+    output.damping = max(LEAST_DAMPING, output.damping * GROWTH, start if wild else 0.0)
     return False
