@@ -20,6 +20,9 @@ import numpy as np
 
 FAST = {"contract", "reassoc"}
 
+#: Rows and columns of the tiles that are transposed: two of them fit into the first cache.
+TILE = 32
+
 
 def _compiled(function: Callable[..., Any]) -> Any:
     """Compile on first use, cached on disk where a cache can be written."""
@@ -263,6 +266,28 @@ def _submatrix(matrix, chosen, out, offset):  # type: ignore[no-untyped-def]
         i = chosen[k]
         for r in range(k, chosen.shape[0]):
             out[offset + r, offset + k] = matrix[chosen[r], i]
+
+
+def _mirror(matrix):  # type: ignore[no-untyped-def]
+    """Copy the entries right of the diagonal to their places left of it, tile by tile."""
+    n = matrix.shape[0]
+    for low in range(0, n, TILE):
+        for left in range(0, low + TILE, TILE):
+            for i in range(low, min(low + TILE, n)):
+                for k in range(left, min(left + TILE, i)):
+                    matrix[i, k] = matrix[k, i]
+
+
+def _inherit(old, diagonal, old_places, places, new):  # type: ignore[no-untyped-def]
+    """Copy chosen entries of a symmetric matrix to places right of the diagonal of another one.
+
+    `old` is valid left of its diagonal, which is given apart; places are ascending.
+    """
+    for r in range(places.shape[0]):
+        row = old[old_places[r]]
+        for k in range(r):
+            new[places[k], places[r]] = row[old_places[k]]
+        new[places[r], places[r]] = diagonal[old_places[r]]
 
 
 def _forward_rows(upper, right):  # type: ignore[no-untyped-def]
@@ -520,6 +545,8 @@ conditions = _compiled(_conditions)
 piece = _compiled(_piece)
 gather = _compiled(_gather)
 submatrix = _compiled(_submatrix)
+mirror = _compiled(_mirror)
+inherit = _compiled(_inherit)
 forward_rows = _compiled(_forward_rows)
 border_entries = _compiled(_border_entries)
 border_spread = _compiled(_border_spread)

@@ -225,10 +225,10 @@ def plan_step(
         many = len(columns) > DAMPED_SHARE * base.sum() or len(stiff) > STIFF_SHARE * len(columns)
         if output.sweep == 1 and many and output.residual > NEAR:
             output.damping = max(LEAST_DAMPING, DAMPED_START * min(output.residual, 1.0))
-        output.system = None
         output.system = WorkingSet(
-            factorisation, columns, base, np.float64 if double else np.float32, output.damping
-        )
+            factorisation, columns, base, np.float64 if double else np.float32, output.damping,
+            output.system,
+        )  # fmt: skip
         if not output.system.defined:
             return None
     assert output.system is not None

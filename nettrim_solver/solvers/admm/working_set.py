@@ -50,6 +50,9 @@ Mask = NDArray[np.bool_]
 RIDGE = {np.dtype(np.float32): 2e-7, np.dtype(np.float64): 1e-13}
 RIDGE_GROWTH = 30.0
 
+#: Share of the cost of a new matrix up to which a previous one is taken over.
+TAKEN_OVER = 0.8
+
 #: Entries of the border that there is room for at first, and the place of what is not there.
 ROOM = 32
 NOWHERE = -1
@@ -70,6 +73,8 @@ class WorkingSet:
     dtype : dtype of the factor, float32 or float64
     damping : float
         Proximal term of the steps, relative to the diagonal of H.
+    previous : WorkingSet or None
+        Another system, whose matrix is taken over where it is much the same.
 
     Attributes
     ----------
@@ -85,7 +90,7 @@ class WorkingSet:
 
     def __init__(
         self, factorisation: Factorisation, columns: Index, rows: Mask, dtype: Any,
-        damping: float = 0.0,
+        damping: float = 0.0, previous: WorkingSet | None = None,
     ) -> None:  # fmt: skip
         self.factorisation, self.dtype, self.damping = factorisation, np.dtype(dtype), damping
         self.constant = int(factorisation.intercept)
@@ -94,7 +99,7 @@ class WorkingSet:
         self.in_base = np.zeros(factorisation.n_inputs, dtype=bool)
         self.in_base[columns] = True
         self.ridge = np.zeros(self.n_base)
-        self.defined = self.n_base > 0 and self._factorise()
+        self.defined = self.n_base > 0 and self._factorise(previous)
         # The border: L^-1 b a row each, D - B^T H_0^-1 B, and where each change is.
         self._half = np.zeros((ROOM, self.n_base), dtype=self.dtype)
         self._schur, self._size = np.zeros((ROOM, ROOM)), 0
@@ -227,40 +232,78 @@ class WorkingSet:
         self._schur[:new, old:new], self._schur[old:new, :old] = block, block[:old].T
         self._size = new
 
-    def _factorise(self) -> bool:
-        """Factorise H_0 with the least ridge that makes it definite; return whether one does."""
+    def _factorise(self, previous: WorkingSet | None) -> bool:
+        """Factorise H_0 with the least ridge that makes it definite; return whether one does.
+
+        The matrix itself stays right of the diagonal, where the factor leaves room.
+        """
+        H = self._build(previous)
+        kernels.mirror(H.T)
+        self._diagonal = H.diagonal().astype(np.float64)
+        self._level = float(self._diagonal.mean())
+        if not (np.isfinite(self._diagonal).all() and self._diagonal.max() > 0):
+            return False
         ridge = max(RIDGE[self.dtype], self.damping)
-        for _ in range(6):
-            H = self._build()
-            diagonal = np.einsum("ii->i", H)
-            original = diagonal.astype(np.float64)
-            self._level = float(original.mean())
-            if not (np.isfinite(original).all() and original.max() > 0):
-                return False
-            self.ridge = ridge * np.maximum(original, self._level)
-            diagonal[:] = original + self.ridge
+        for attempt in range(6):
+            if attempt > 0:
+                kernels.mirror(H)
+                ridge *= RIDGE_GROWTH
+            self.ridge = ridge * np.maximum(self._diagonal, self._level)
+            np.fill_diagonal(H, self._diagonal + self.ridge)
             if lapack.factorise(H):
                 self.factor = H
                 return True
-            ridge *= RIDGE_GROWTH
         return False
 
-    def _build(self) -> NDArray[Any]:
-        """Return H_0 from the base's rows, or from the Gram matrix less the others, if fewer."""
+    def _build(self, previous: WorkingSet | None) -> NDArray[Any]:
+        """Return H_0, valid left of its diagonal, by the shortest way.
+
+        From the base's rows, from the Gram matrix less the others, or from a previous matrix.
+        """
         f, constant = self.factorisation, self.constant
         working = np.flatnonzero(self.rows)
         idle = f.n_samples - len(working)
         H = np.zeros((self.n_base, self.n_base), dtype=self.dtype, order="F")
-        if f.gram is None or idle >= len(working):
+        cost = len(working) if f.gram is None else min(idle, len(working))
+        if previous is not None and self._change(previous) < TAKEN_OVER * cost:
+            self._take_over(previous, H)
+        elif f.gram is None or idle >= len(working):
             lapack.add_gram(1.0, gather(f, working, self.columns, self.dtype), H)
-            return H
-        kernels.submatrix(f.gram, self.columns, H, constant)
-        if constant:
-            H[0, 0] = f.n_samples
-        if idle:
-            others = gather(f, np.flatnonzero(~self.rows), self.columns, self.dtype)
-            lapack.add_gram(-1.0, others, H)
+        else:
+            kernels.submatrix(f.gram, self.columns, H, constant)
+            if constant:
+                H[0, 0] = f.n_samples
+            if idle:
+                others = gather(f, np.flatnonzero(~self.rows), self.columns, self.dtype)
+                lapack.add_gram(-1.0, others, H)
         return H
+
+    def _change(self, previous: WorkingSet) -> float:
+        """Return what taking over a matrix costs, in rows of a whole one."""
+        if not previous.defined or previous.dtype != self.dtype:
+            return np.inf
+        new = np.count_nonzero(self.in_base & ~previous.in_base)
+        changed = np.count_nonzero(self.rows != previous.rows)
+        return changed + 2.0 * new / self.n_base * np.count_nonzero(self.rows)
+
+    def _take_over(self, previous: WorkingSet, H: NDArray[Any]) -> None:
+        """Fill H from the matrix of a previous base."""
+        f, constant = self.factorisation, self.constant
+        before = previous.columns[: previous.n_base - constant]
+        kept = previous.in_base[self.columns]
+        zero = np.arange(constant)
+        places = np.append(zero, constant + np.flatnonzero(kept))
+        old = np.append(zero, constant + np.searchsorted(before, self.columns[kept]))
+        kernels.inherit(previous.factor.T, previous._diagonal, old, places, H.T)
+        for sign, rows in ((1.0, self.rows & ~previous.rows), (-1.0, previous.rows & ~self.rows)):
+            if rows.any():
+                block = gather(f, np.flatnonzero(rows), self.columns, self.dtype)
+                lapack.add_gram(sign, block, H)
+        new = constant + np.flatnonzero(~kept)
+        if len(new):
+            block = gather(f, np.flatnonzero(self.rows), self.columns, self.dtype)
+            products = block[:, new].T @ block
+            H[new], H[:, new] = products, products.T
 
 
 def gather(factorisation: Factorisation, rows: Index, columns: Index, dtype: Any) -> NDArray[Any]:
