@@ -44,8 +44,8 @@ class Block:
         Given multipliers (penalised).
     strict : bool
     start : tuple (V, beta, theta)
-        Weights (m, N), intercepts (m,) and dual point (m, P) to start from; the last in `dtype`,
-        and overwritten.
+        Weights (m, N), None for zeros, intercepts (m,) and dual point (m, P) to start from; the
+        last in `dtype`, and overwritten.
     rho : ndarray of shape (m,)
     relaxation : float
     dtype : dtype of the iterates
@@ -68,26 +68,32 @@ class Block:
         self.workers, self.n_workers = workers, n_workers
         V, beta, theta = start
         # The fixed point that belongs to (V, theta): S_z = Z - theta / rho, and so for S_v.
-        self.state = np.empty(V.shape, dtype=self.dtype)
-        self.S = np.empty(theta.shape, dtype=self.dtype)
+        self.state = np.empty(penalty.shape, dtype=self.dtype)
+        self.S = np.zeros(theta.shape, dtype=self.dtype)
         factorisation.design(self.dtype), factorisation.inverse(self.dtype)  # made by one thread
 
         def work(r: slice) -> None:
-            slopes = factorisation.adjoint(theta[r])
-            self.state[r] = V[r] + slopes / (rho[r] * factorisation.kappa)[:, None]
-            _, shift = factorisation.forward(V[r].astype(self.dtype), self.S[r])
-            self.S[r] += (shift + beta[r])[:, None].astype(self.dtype)
+            self.state[r] = factorisation.adjoint(theta[r]) / (rho[r] * factorisation.kappa)[:, None]
+            level = beta[r]
+            if V is not None:
+                self.state[r] += V[r]
+                level = level + factorisation.forward(V[r].astype(self.dtype), self.S[r])[1]
             theta[r] /= rho[r, None].astype(self.dtype)
+            self.S[r] += level[:, None].astype(self.dtype)
             self.S[r] -= theta[r]
 
         self._rows(work)
         self.sums = self.S.sum(axis=1, dtype=np.float64).astype(self.dtype)
         self.answer = np.zeros_like(self.state)
-        self.shrink = np.zeros(len(V), dtype=self.dtype)
-        self.multiplier = np.zeros(len(V))
+        self.shrink = np.zeros(len(theta), dtype=self.dtype)
+        self.multiplier = np.zeros(len(theta))
         # The last projection, filled by project(), and the dual point, by measure().
         self.V, self.Z, self.dual = np.zeros_like(self.state), np.zeros_like(self.S), theta
-        self.shift, self.beta = np.zeros_like(self.shrink), np.zeros(len(V))
+        self.shift, self.beta = np.zeros_like(self.shrink), np.zeros(len(theta))
+        # The right sides of its normal equations, and both as they were when they were marked.
+        width = 0 if factorisation.small_side else factorisation.n_inputs
+        self.right = np.zeros((len(theta), width), dtype=self.dtype)
+        self.marked: tuple[NDArray[Any], NDArray[Any]] | None = None
         self._set_threshold()
 
     def __len__(self) -> int:
@@ -98,8 +104,9 @@ class Block:
 
         def work(r: slice) -> None:
             self.shift[r], self.beta[r] = self.factorisation.project(
-                self.state[r], self.S[r], self.sums[r].astype(np.float64), self.V[r], self.Z[r]
-            )
+                self.state[r], self.S[r], self.sums[r].astype(np.float64), self.V[r], self.Z[r],
+                self.right[r],
+            )  # fmt: skip
 
         self._rows(work)
 
@@ -148,17 +155,32 @@ class Block:
         step, size, force = squares.T
         return step, size, force
 
-    def graph_square(self, V: NDArray[Any]) -> Array:
-        """Return the squared graph norm ``kappa ||V||^2 + ||X~ V||^2`` of every row."""
-        squares = np.empty(len(self))
+    def mark(self) -> None:
+        """Remember the current projection."""
+        self.marked = self.V.copy(), self.right.copy()
+
+    def moved(self) -> Array:
+        """Return by how much the projection has moved since it was marked, and forget the mark.
+
+        The squared graph norm ``kappa ||V||^2 + ||X~ V||^2`` of the move of every row. It is that of
+        the normal equations' matrix, whose products with V are their right sides.
+        """
+        assert self.marked is not None
+        (V, right), self.marked, squares = self.marked, None, np.empty(len(self))
 
         def work(r: slice) -> None:
-            Z, shift = self.factorisation.forward(V[r])
-            Z += shift.astype(V.dtype)[:, None]
-            squares[r] = self.factorisation.kappa * _square(V[r]) + _square(Z)
+            moved = self.V[r] - V[r]
+            if self.factorisation.small_side:
+                Z, shift = self.factorisation.forward(moved)
+                Z += shift.astype(Z.dtype)[:, None]
+                squares[r] = self.factorisation.kappa * _square(moved) + _square(Z)
+            else:
+                np.einsum(
+                    "ij,ij->i", moved, self.right[r] - right[r], out=squares[r], dtype=np.float64
+                )
 
         self._rows(work)
-        return squares
+        return np.maximum(squares, 0.0)
 
     def fix_multiplier(self, lambda_: float) -> None:
         """Replace the joint radius by this multiplier, or one given before by another."""
@@ -187,9 +209,11 @@ class Block:
     def keep(self, rows: NDArray[Any]) -> None:
         """Drop all outputs but these."""
         self.dual = self.dual[:0]  # makes room for the copies
-        for name in ("lower", "upper", "penalty", "S", "state", "sums", "answer", "rho",
-                     "threshold", "shrink", "multiplier", "V", "Z", "shift", "beta"):  # fmt: skip
+        for name in ("lower", "upper", "penalty", "S", "state", "sums", "answer", "rho", "threshold",
+                     "shrink", "multiplier", "V", "Z", "shift", "beta", "right"):  # fmt: skip
             setattr(self, name, np.ascontiguousarray(getattr(self, name)[rows]))
+        if self.marked is not None:
+            self.marked = self.marked[0][rows], self.marked[1][rows]
         if np.ndim(self.epsilon) == 1:
             self.epsilon = self.epsilon[rows]
         if self.lambda_ is not None:
@@ -197,9 +221,9 @@ class Block:
 
     def to_double(self, lower: Array, upper: Array) -> None:
         """Go on in float64, with the box given anew in full precision."""
-        self.dtype, self.dual = np.dtype(np.float64), self.dual[:0]
+        self.dtype, self.dual, self.marked = np.dtype(np.float64), self.dual[:0], None
         self.lower, self.upper = np.ascontiguousarray(lower), np.ascontiguousarray(upper)
-        for name in ("S", "state", "answer", "shrink", "V", "Z", "shift"):
+        for name in ("S", "state", "answer", "shrink", "V", "Z", "shift", "right"):
             setattr(self, name, getattr(self, name).astype(np.float64))
         self.sums = self.S.sum(axis=1)
         self._set_threshold()

@@ -149,6 +149,7 @@ class Factorisation:
 
     def project(
         self, state: NDArray[Any], S: NDArray[Any], sums: Array, V: NDArray[Any], Z: NDArray[Any],
+        right: NDArray[Any] | None = None,
     ) -> tuple[Array, Array]:  # fmt: skip
         """Project a state onto the graph: the nearest (V, Z, beta) with ``Z = X~ V + beta``.
 
@@ -164,6 +165,8 @@ class Factorisation:
             Overwritten.
         Z : ndarray of shape (m, P)
             Overwritten; without the shift.
+        right : ndarray of shape (m, N), optional
+            Receives ``(kappa I + X~^T X~) V``, unless P < N.
 
         Returns
         -------
@@ -174,9 +177,11 @@ class Factorisation:
         inverse = self.inverse(S.dtype)
         offset = sums / self.n_samples if self.intercept else np.zeros(len(S))
         if not self.small_side:
-            right = self.adjoint(S, sums)
-            right += S.dtype.type(self.kappa) * state
-            np.matmul(right, inverse, out=V)
+            product = self.adjoint(S, sums)
+            product += S.dtype.type(self.kappa) * state
+            np.matmul(product, inverse, out=V)
+            if right is not None:
+                right[:] = product
             return self.forward(V, Z)[1] + offset, offset
         # Woodbury's identity: V = state + X~^T y, and Z follows without another product.
         _, shift = self.forward(state, Z)

@@ -58,14 +58,12 @@ class Watch:
     attempt: Index
     radius_check: int = RADIUS_CHECK
     balance: int = 0
-    V: Any = None
     lengths: tuple[Array, Array, Array] | None = None
 
     def keep(self, rows: Any) -> None:
         """Forget all outputs but these."""
         self.support, self.attempt = self.support[rows], self.attempt[rows]
-        if self.V is not None and self.lengths is not None:
-            self.V = self.V[rows]
+        if self.lengths is not None:
             step, size, force = self.lengths
             self.lengths = (step[rows], size[rows], force[rows])
 
@@ -108,11 +106,12 @@ def iterate(
             iteration += 1
             tick = time.perf_counter()
             block.project()
-            if watch.V is not None:
+            if block.marked is not None:
                 _balance(run, block, watch, iteration)
             check = iteration % interval == 0 or iteration == min(5, interval)
             if check:
-                watch.V, watch.lengths = block.V.copy(), block.measure()
+                block.mark()
+                watch.lengths = block.measure()
             block.advance()
             run.seconds["admm"] += time.perf_counter() - tick
             if check:
@@ -157,8 +156,7 @@ def _start(
     if len(columns) == 0:
         return columns, epsilon, lambda_, None
     rho = (settings.rho or RHO) / limit
-    V = np.zeros((len(columns), f.n_inputs))
-    warm = run.warm_start(columns)
+    V, warm = None, run.warm_start(columns)
     if warm is not None:
         V, beta, theta, previous = warm
         theta = theta.astype(lower.dtype)
@@ -178,6 +176,7 @@ def _zero_start(run: Run, columns: Index, dtype: Any) -> tuple[NDArray[Any], ...
     beta, the multiplier lambda_0 at which W = 0 becomes optimal, and the distance, shape (m,).
     """
     m, f = len(columns), run.factorisation
+    f.design(dtype)  # made by one thread
     lower, upper, theta = (np.empty((m, f.n_samples), dtype=dtype) for _ in range(3))
     beta, limit, distance = (np.empty(m) for _ in range(3))
 
@@ -185,7 +184,7 @@ def _zero_start(run: Run, columns: Index, dtype: Any) -> tuple[NDArray[Any], ...
         low, high = run.box(columns[part])
         penalty = run.penalty(columns[part])
         beta[part], E, distance[part] = run.zero_weights(low, high)
-        slopes = np.abs(f.adjoint(E))
+        slopes = np.abs(f.adjoint(E.astype(dtype, copy=False)))
         ratios = np.divide(slopes, penalty, out=np.zeros_like(slopes), where=penalty > 0)
         largest = ratios.max(axis=1, initial=0.0)
         limit[part] = np.where(largest > 0, largest, 1.0)
@@ -203,10 +202,8 @@ def _balance(run: Run, block: Block, watch: Watch, iteration: int) -> None:
     """
     assert watch.lengths is not None
     step, size, force = watch.lengths
-    moved = (block.V - watch.V) / block.dtype.type(block.relaxation)
-    dual = np.minimum(block.graph_square(moved), step)
+    dual = np.minimum(block.moved() / block.relaxation**2, step)
     primal = step - dual
-    watch.V = None
     if not run.settings.adaptive_rho or iteration < watch.balance:
         return
     if iteration > STEADY:
@@ -264,7 +261,6 @@ def _check(
     if block.dtype == np.float32 and iteration >= SINGLE_ITERATIONS and len(block):
         if run.settings.dtype == "auto":
             block.to_double(*run.box(columns[keep]))
-            watch.V = None
     return keep
 
 
