@@ -13,8 +13,8 @@ import scipy.sparse as sp
 from nettrim_solver import Factorisation, Problem, Status, instances, solve
 from nettrim_solver.exceptions import ProblemError, SettingsError
 from nettrim_solver.problem import RADII
-from nettrim_solver.solvers import Context, admm, kernels
-from nettrim_solver.solvers.admm import lapack, separable
+from nettrim_solver.solvers import Context, admm, polish_kernels
+from nettrim_solver.solvers.admm import lapack, separable, working_set
 from nettrim_solver.solvers.admm.block import Block
 from nettrim_solver.solvers.admm.run import ARRAYS
 from nettrim_solver.solvers.admm.working_set import WorkingSet, gather
@@ -181,13 +181,40 @@ def test_a_border_equals_a_new_system(shape, intercept, dtype, storage):
         np.testing.assert_allclose(x[held], values, atol=close * size)
 
 
+@pytest.mark.parametrize("storage", ["dense", "sparse"])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("intercept", [False, True])
+@pytest.mark.parametrize("shape", [(60, 20), (40, 60)])
+def test_a_matrix_taken_over_equals_a_new_one(monkeypatch, shape, intercept, dtype, storage):
+    """Columns come and go, and so do rows; a damping leaves all as it was."""
+    f, _ = prepared(design(*shape, storage), intercept)
+    rng = np.random.default_rng(5)
+    rows, columns, system = rng.random(shape[0]) < 0.6, np.arange(2, 12), None
+    close = TOLERANCE["single_projection" if dtype == np.float32 else "factorisation"]
+    monkeypatch.setattr(working_set, "TAKEN_OVER", np.inf)
+    taken = []
+    take_over = WorkingSet._take_over
+    monkeypatch.setattr(
+        WorkingSet, "_take_over", lambda *given: (taken.append(1), take_over(*given))
+    )
+    for damping in (0.0, 0.0, 1e-2, 1e-3):
+        system = WorkingSet(f, columns, rows, dtype, damping, system)
+        new = WorkingSet(f, columns, rows, dtype, damping)
+        assert system.defined and new.defined
+        for found, expected in ((system.factor, new.factor), (system.ridge, new.ridge)):
+            np.testing.assert_allclose(np.tril(found), np.tril(expected), atol=close)
+        rows = rows ^ (rng.random(shape[0]) < 0.1)
+        columns = np.sort(rng.choice(18, 10, replace=False))
+    assert len(taken) == 3
+
+
 def test_entries_in_use_are_listed_and_their_solution_is_spread():
     """Appended variables that rest are left out, others are held where they drop."""
     start = np.array([1.0, 2.0, 0.0, 0.0, 3.0, 4.0])
     dropped = np.array([False, True, False, True, True, False])
     full, held_keys = np.arange(12.0).reshape(2, 6), np.array([-1, 7, -1, -1, 8, -1])
     keys, values, held = np.zeros(9, np.int64), np.zeros((9, 2)), np.zeros(6, np.int64)
-    found = kernels.border_entries(
+    found = polish_kernels.border_entries(
         2, np.array([10, 11, 12, 13]), held_keys, start, dropped, full, 1, keys, values, held
     )
     assert found == (4, 2, 0)
@@ -196,14 +223,14 @@ def test_entries_in_use_are_listed_and_their_solution_is_spread():
     np.testing.assert_array_equal(held[:2], [1, 4])
     z, x = np.arange(12.0).reshape(6, 2), np.full((2, 6), 0.5)
     push, pull = np.zeros((1, 2)), np.zeros(2)
-    assert kernels.border_spread(
+    assert polish_kernels.border_spread(
         z, 2, 1, 0, start, dropped, np.ones(1), np.full(1, 2.0), x, push, pull
     )
     np.testing.assert_array_equal(x, [[0.5, 2, 2, 0, 3, 6], [0.5, 0, 3, 0, 0, 7]])
     np.testing.assert_array_equal(push, [[0.0, -1.5]])
     np.testing.assert_array_equal(pull, [8, 10])
     z[3, 1] = np.nan
-    assert not kernels.border_spread(
+    assert not polish_kernels.border_spread(
         z, 2, 1, 0, start, dropped, np.ones(1), np.full(1, 2.0), x, push, pull
     )
 
@@ -234,7 +261,7 @@ def test_any_number_polished_at_a_time_gives_the_same_answer(monkeypatch, formul
     ).problem
     answers = []
     for width in (1, 4, 32):
-        monkeypatch.setattr("nettrim_solver.solvers.admm.run.POOL", (width, width))
+        monkeypatch.setattr("nettrim_solver.solvers.admm.run.POOL", width)
         monkeypatch.setattr("nettrim_solver.solvers.admm.run.POOL_SHARE", 1)
         answers.append(solve(problem, tol_gap=1e-9, tol_feas=1e-9))
         assert answers[-1].status is Status.OPTIMAL
@@ -361,6 +388,23 @@ def test_the_optimum_is_a_fixed_point_of_the_iteration(formulation, radius, inte
         block.answer.T / block.factorisation.norm[:, None], solution.W,
         atol=TOLERANCE["fixed_point"] * np.abs(solution.W).max(),
     )  # fmt: skip
+
+
+@pytest.mark.parametrize("shape", [(50, 12), (12, 50)])
+@pytest.mark.parametrize("intercept", [False, True])
+def test_a_move_is_measured_in_the_graph_norm(shape, intercept):
+    problem = instances.random_layer(*shape, 3, intercept=intercept, seed=6).problem
+    block = block_at(solve(problem.replace(tolerance=0.6)), problem)
+    block.project()
+    block.mark()
+    V, Z = block.V.copy(), block.Z + block.shift[:, None] - block.beta[:, None]
+    block.advance()
+    block.project()
+    moved_V = block.V - V
+    moved_Z = block.Z + block.shift[:, None] - block.beta[:, None] - Z
+    expected = block.factorisation.kappa * np.sum(moved_V**2, axis=1) + np.sum(moved_Z**2, axis=1)
+    np.testing.assert_allclose(block.moved(), expected, rtol=TOLERANCE["factorisation"])
+    assert expected.min() > 0.0 and block.marked is None
 
 
 def test_a_change_of_rho_keeps_the_dual_point():

@@ -75,3 +75,23 @@ def test_where_no_landing_succeeds_the_multipliers_are_bracketed(monkeypatch, fo
     assert np.ptp(solution.multiplier) <= 1e-9 * solution.multiplier[0]
     gap = 2e-6  # each is within its own
     assert solution.certificate.objective == pytest.approx(expected.certificate.objective, rel=gap)
+
+
+@pytest.mark.parametrize("landings", [0, joint.LANDINGS])
+@pytest.mark.parametrize("formulation", ["pooled", "strict"])
+def test_what_a_distance_beyond_the_radius_saves_counts(monkeypatch, formulation, landings):
+    """A loose radius must not buy an objective further below the bound than the gap allows."""
+    monkeypatch.setattr(joint, "LANDINGS", landings)
+    solution = solve(layer(formulation), tol_gap=1e-8, tol_feas=1e-2)
+    assert solution.status is Status.OPTIMAL
+    assert abs(solution.certificate.gap) <= 1e-8
+
+
+@pytest.mark.parametrize("budget", [0.0, 3.0, 5.5, 100.0])
+def test_the_largest_values_leave_a_sum_within_the_budget(budget):
+    values = np.array([1.0, 4.0, 0.0, 2.0, 3.0])
+    found = landing._largest(values, budget)
+    left = np.delete(values, found)
+    assert left.sum() <= budget
+    assert not len(found) or left.sum() + values[found].min() > budget
+    assert not len(found) or values[found].min() >= left.max(initial=0.0)

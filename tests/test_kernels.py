@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.optimize import minimize_scalar
 
-from nettrim_solver.solvers import kernels
+from nettrim_solver.solvers import kernels, polish_kernels
 from nettrim_solver.solvers.admm.block import joint_multiplier
 
 from .tolerances import TOLERANCE
@@ -148,7 +148,7 @@ def test_conditions(block, centre):
     for j in range(len(Z)):
         z, y, sums = Z[j].copy(), np.empty(Z.shape[1]), np.empty(6)
         flags = hard[j] if strict else np.zeros(0, dtype=bool)
-        kernels.conditions(z, lower[j], upper[j], flags, nu[j], centre, y, sums)
+        polish_kernels.conditions(z, lower[j], upper[j], flags, nu[j], centre, y, sums)
         close(z, Z[j] + sums[5], np.float64, 10.0)
         e = z - np.clip(z, lower[j], upper[j])
         expected = np.where(hard[j], nu[j], e)
@@ -173,7 +173,7 @@ def test_conditions_balance_an_intercept():
     z, point = rng.standard_normal((2, 50))
     upper = np.where(rng.random(50) < 0.5, point, np.inf)
     y, sums = np.empty(50), np.empty(6)
-    kernels.conditions(z, point, upper, np.zeros(0, dtype=bool), np.zeros(0), True, y, sums)
+    polish_kernels.conditions(z, point, upper, np.zeros(0, dtype=bool), np.zeros(0), True, y, sums)
     assert abs(y.sum()) <= TOLERANCE["projection"]
 
 
@@ -184,13 +184,13 @@ def test_gather_and_submatrix(dtype, constant):
     X, mean, scale = rng.standard_normal((20, 9)), rng.standard_normal(9), rng.random(9)
     rows, columns = np.array([3, 0, 17]), np.array([8, 1, 2, 5])
     out = np.empty((3, 4 + constant), dtype=dtype)
-    kernels.gather(X, rows, columns, mean, scale, constant, out)
+    polish_kernels.gather(X, rows, columns, mean, scale, constant, out)
     close(out[:, constant:], ((X - mean) * scale)[np.ix_(rows, columns)], dtype)
     assert np.all(out[:, :constant] == 1)
 
     gram, chosen = X.T @ X, np.array([1, 4, 6])
     H = np.zeros((3 + constant, 3 + constant), order="F")
-    kernels.submatrix(np.tril(gram), chosen, H, constant)
+    polish_kernels.submatrix(np.tril(gram), chosen, H, constant)
     assert np.array_equal(H[constant:, constant:], np.tril(gram[np.ix_(chosen, chosen)]))
     assert not H[:constant].any()
 
@@ -269,6 +269,23 @@ def test_best_constants_of_any_size(size):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("n", [1, 31, 32, 33, 100])
+def test_triangles_are_mirrored_and_taken_over(n, dtype):
+    rng = np.random.default_rng(n)
+    matrix = rng.standard_normal((n, n)).astype(dtype)
+    expected = np.triu(matrix) + np.triu(matrix, 1).T
+    polish_kernels.mirror(matrix)
+    np.testing.assert_array_equal(matrix, expected)
+    chosen = np.flatnonzero(rng.random(n) < 0.5)
+    places = np.sort(rng.choice(n + 3, len(chosen), replace=False))
+    factor, new = np.tril(expected, -1), np.zeros((n + 3, n + 3), dtype)
+    polish_kernels.inherit(factor, np.diag(expected).astype(np.float64), chosen, places, new)
+    wanted = np.zeros_like(new)
+    wanted[np.ix_(places, places)] = expected[np.ix_(chosen, chosen)]
+    np.testing.assert_array_equal(new, np.triu(wanted))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("n", [1, 2, 17])
 def test_triangular_solutions_and_borders(n, dtype):
     rng = np.random.default_rng(n)
@@ -277,16 +294,16 @@ def test_triangular_solutions_and_borders(n, dtype):
     upper, border, half = factor.T, rng.standard_normal((6, n)), rng.standard_normal((2, n))
     border, half = border.astype(dtype), half.astype(dtype)
     right = half.copy()
-    kernels.forward_rows(upper, right)
+    polish_kernels.forward_rows(upper, right)
     close(right @ factor.T.astype(np.float64), half, dtype, n)
     schur, keys = rng.standard_normal((8, 8)), np.array([5, 0, 3])
     diagonal, values = rng.standard_normal(2), rng.standard_normal((3, 2))
     matrix, side = np.empty((3, 3)), np.empty((3, 2))
-    kernels.border_system(schur, keys, diagonal, border, half, values, matrix, side)
+    polish_kernels.border_system(schur, keys, diagonal, border, half, values, matrix, side)
     close(matrix, schur[np.ix_(keys, keys)] + np.diag([*diagonal, 0.0]), np.float64)
     close(side, values - border[keys].astype(np.float64) @ half.T, dtype, n)
     x, z = np.full((2, n + 1), 0.5), rng.standard_normal((3, 2))
-    kernels.border_back(upper, keys, border, z, half.copy(), x)
+    polish_kernels.border_back(upper, keys, border, z, half.copy(), x)
     close(x[:, :n] @ factor.astype(np.float64), half - z.T @ border[keys], dtype, n)
     assert np.all(x[:, n] == 0.5)
 
@@ -307,7 +324,7 @@ def test_the_distance_along_a_step_is_a_quadratic():
     sides = np.vstack([np.column_stack([right + lambda_ * cost, cost]), goal, value])
     solved = np.linalg.solve(K, sides)
     x, push, pull = np.ascontiguousarray(solved[:6].T), -solved[6:8], solved[8:, 0].copy()
-    found = kernels.radius_change(
+    found = polish_kernels.radius_change(
         x, right, lambda_, cost, ridge, held, pull, B, y, push, float(E @ E)
     )
     lines = np.column_stack([A @ x[1], E - A @ x[0]])
@@ -324,7 +341,7 @@ def test_flips_and_wrong_forces_are_counted():
     start, cost = np.array([1.0, 1.0, 1.0, 0.0, 1.0]), np.array([1.0, 1.0, 1.0, -1.0, 0.0])
     dropped, delta, force = np.zeros(5, dtype=bool), np.empty(5), np.empty(2)
     y, push, signs = np.array([1.0, -1.0]), np.array([[-2.0, 1.0], [0.0, 0.0]]), np.array([1.0, -1])
-    found = kernels.flip(x, 0.5, start, cost, dropped, y, push, signs, delta, force)
+    found = polish_kernels.flip(x, 0.5, start, cost, dropped, y, push, signs, delta, force)
     assert found == (1, 1)
     np.testing.assert_array_equal(delta, [0.5, 2, 0.5, 0, 3])
     np.testing.assert_array_equal(dropped, [False, True, False, False, False])
@@ -334,8 +351,8 @@ def test_flips_and_wrong_forces_are_counted():
 def test_the_dual_ratio():
     V, gradient = np.array([1.0, -2.0, 0.0]), np.array([3.0, -4.0, 1.0])
     penalty = np.array([1.0, 2.0, 0.0])
-    assert kernels.dual_ratio(V, gradient, penalty, 0.5, 2.0) == (5.0, 6.0)
-    assert kernels.dual_ratio(V, gradient, penalty, 0.5, 0.5) == (5.0, np.inf)
+    assert polish_kernels.dual_ratio(V, gradient, penalty, 0.5, 2.0) == (5.0, 6.0)
+    assert polish_kernels.dual_ratio(V, gradient, penalty, 0.5, 0.5) == (5.0, np.inf)
 
 
 @given(sample_blocks(), st.integers(0, 2**20))
@@ -351,7 +368,7 @@ def test_no_row_changes_its_part_within_a_piece(block, seed):
         works = hard & (y != 0)
         z[works], y[works] = np.clip(z, lower, upper)[works], rng.standard_normal(works.sum())
     ends = np.empty(2)
-    kernels.piece(
+    polish_kernels.piece(
         z, slope, lower, upper, hard if strict else np.zeros(0, dtype=bool), y, change, ends
     )
     assert ends[0] <= 0.0 <= ends[1]

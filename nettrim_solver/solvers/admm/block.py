@@ -56,14 +56,15 @@ class Block:
 
     def __init__(
         self, factorisation: Factorisation, lower: Array, upper: Array, penalty: Array,
-        epsilon: Any, lambda_: Any, strict: bool, start: tuple[Array, Array, Array], rho: Array,
-        relaxation: float, dtype: Any, workers: Executor | None = None, n_workers: int = 1,
+        epsilon: Any, lambda_: Any, strict: bool, start: tuple[Any, Array, NDArray[Any]],
+        rho: Array, relaxation: float, dtype: Any, workers: Executor | None = None,
+        n_workers: int = 1,
     ) -> None:  # fmt: skip
         self.factorisation = factorisation
         self.dtype = np.dtype(dtype)
         self.lower = np.ascontiguousarray(lower, dtype=self.dtype)
         self.upper = np.ascontiguousarray(upper, dtype=self.dtype)
-        self.penalty, self.epsilon, self.lambda_ = penalty, epsilon, lambda_
+        self.epsilon, self.lambda_ = epsilon, lambda_
         self.strict, self.rho, self.relaxation = strict, rho.copy(), relaxation
         self.workers, self.n_workers = workers, n_workers
         V, beta, theta = start
@@ -73,7 +74,8 @@ class Block:
         factorisation.design(self.dtype), factorisation.inverse(self.dtype)  # made by one thread
 
         def work(r: slice) -> None:
-            self.state[r] = factorisation.adjoint(theta[r]) / (rho[r] * factorisation.kappa)[:, None]
+            weight = (rho[r] * factorisation.kappa)[:, None]
+            self.state[r] = factorisation.adjoint(theta[r]) / weight
             level = beta[r]
             if V is not None:
                 self.state[r] += V[r]
@@ -94,7 +96,7 @@ class Block:
         width = 0 if factorisation.small_side else factorisation.n_inputs
         self.right = np.zeros((len(theta), width), dtype=self.dtype)
         self.marked: tuple[NDArray[Any], NDArray[Any]] | None = None
-        self._set_threshold()
+        self._set_threshold(penalty)
 
     def __len__(self) -> int:
         return len(self.S)
@@ -162,8 +164,8 @@ class Block:
     def moved(self) -> Array:
         """Return by how much the projection has moved since it was marked, and forget the mark.
 
-        The squared graph norm ``kappa ||V||^2 + ||X~ V||^2`` of the move of every row. It is that of
-        the normal equations' matrix, whose products with V are their right sides.
+        That is the squared graph norm ``kappa ||V||^2 + ||X~ V||^2`` of the move of every row, the
+        norm of the normal equations, whose right sides are the products with their matrix.
         """
         assert self.marked is not None
         (V, right), self.marked, squares = self.marked, None, np.empty(len(self))
@@ -200,16 +202,12 @@ class Block:
         )
         self.state = self.V + (self.state - self.V) / scale[:, None]
         self.rho *= factors
-        self._set_threshold()
-
-    def estimate(self) -> tuple[Array, Array]:
-        """Return the current answer: V_1 as float64 (m, N), and its intercept beta (m,)."""
-        return self.answer.astype(np.float64), self.beta
+        self.threshold /= scale[:, None]
 
     def keep(self, rows: NDArray[Any]) -> None:
         """Drop all outputs but these."""
         self.dual = self.dual[:0]  # makes room for the copies
-        for name in ("lower", "upper", "penalty", "S", "state", "sums", "answer", "rho", "threshold",
+        for name in ("lower", "upper", "S", "state", "sums", "answer", "rho", "threshold",
                      "shrink", "multiplier", "V", "Z", "shift", "beta", "right"):  # fmt: skip
             setattr(self, name, np.ascontiguousarray(getattr(self, name)[rows]))
         if self.marked is not None:
@@ -219,18 +217,18 @@ class Block:
         if self.lambda_ is not None:
             self.lambda_ = self.lambda_[rows]
 
-    def to_double(self, lower: Array, upper: Array) -> None:
-        """Go on in float64, with the box given anew in full precision."""
+    def to_double(self, lower: Array, upper: Array, penalty: Array) -> None:
+        """Go on in float64, with box and l1 weights given anew in full precision."""
         self.dtype, self.dual, self.marked = np.dtype(np.float64), self.dual[:0], None
         self.lower, self.upper = np.ascontiguousarray(lower), np.ascontiguousarray(upper)
         for name in ("S", "state", "answer", "shrink", "V", "Z", "shift", "right"):
             setattr(self, name, getattr(self, name).astype(np.float64))
         self.sums = self.S.sum(axis=1)
-        self._set_threshold()
+        self._set_threshold(penalty)
 
-    def _set_threshold(self) -> None:
+    def _set_threshold(self, penalty: Array) -> None:
         scale = self.rho * self.factorisation.kappa
-        self.threshold = (self.penalty / scale[:, None]).astype(self.dtype)
+        self.threshold = (penalty / scale[:, None]).astype(self.dtype)
 
     def _norms(self) -> Array:
         norms = np.empty(len(self))

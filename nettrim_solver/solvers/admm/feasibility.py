@@ -47,7 +47,7 @@ def suspicious(run: Run, columns: Index, block: Block) -> NDArray[np.bool_]:
         for first in range(0, len(columns), CHUNK)
     ]
     bounds, _ = dual_bounds(problem, concatenate_terms(terms), columns)
-    objectives = np.sum(block.penalty * np.abs(block.answer), axis=1)
+    objectives = np.sum(run.penalty(columns) * np.abs(block.answer), axis=1)
     if problem.penalised:
         # On the ball's rows the distance is lambda theta.
         force = np.where(block.lower == block.upper, block.dual, 0.0)

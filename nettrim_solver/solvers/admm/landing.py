@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...certificate import RADIUS_FLOOR
-from .. import kernels
+from .. import polish_kernels
 from .run import Run
 
 Array = NDArray[np.float64]
@@ -199,7 +199,7 @@ def _survey_chunk(run: Run, columns: Index, survey: Survey) -> None:
         if run.problem.strict:
             hard = lower[k] < upper[k]
             nu = np.where(hard, lambda_[k] * answer.theta[:, j], 0.0)
-        kernels.conditions(Z[k], lower[k], upper[k], hard, nu, f.intercept, Y[k], sums)
+        polish_kernels.conditions(Z[k], lower[k], upper[k], hard, nu, f.intercept, Y[k], sums)
         answer.beta[j] += sums[5]
         answer.square[j], survey.excess[j] = sums[:2]
         survey.value[j] = -sums[3] / lambda_[k]
@@ -211,7 +211,7 @@ def _survey_chunk(run: Run, columns: Index, survey: Survey) -> None:
             hard = lower[k] < upper[k]
             rows, slopes = answer.tangent_nu[columns[k]]
             Y[row, rows] = slopes
-        kernels.piece(Z[k], Z[row], lower[k], upper[k], hard, Y[k], Y[row], ends[k])
+        polish_kernels.piece(Z[k], Z[row], lower[k], upper[k], hard, Y[k], Y[row], ends[k])
     answer.theta.T[columns] = Y[:m] / lambda_[:, None]
     slopes = f.adjoint(Y)
     gradient, limit = slopes[:m], lambda_[:, None] * penalty

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import cython_blas, cython_lapack, get_blas_funcs, get_lapack_funcs
 
-from .. import kernels
+from .. import polish_kernels
 
 Matrix = NDArray[Any]
 
@@ -63,7 +63,7 @@ def solve_rows(factor: Matrix, right: Matrix) -> None:
         return
     fits = factor.flags.f_contiguous and right.flags.c_contiguous and factor.dtype == right.dtype
     if fits and len(right) <= 2:
-        kernels.forward_rows(factor.T, right)
+        polish_kernels.forward_rows(factor.T, right)
         return
     trsm = _routine("trsm", factor.dtype) if fits else None
     if trsm is None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from .. import kernels
+from .. import polish_kernels
 from .working_set import WorkingSet, gather
 
 Array = NDArray[np.float64]
@@ -114,7 +114,7 @@ class Model:
             if not self._solve_pair(dropped, x):
                 return None
             change = 0.0 if epsilon is None else self._change(x, square, epsilon)
-            flips, wrong = kernels.flip(
+            flips, wrong = polish_kernels.flip(
                 x, change, self.start, self.cost, dropped, self.y, self.push, self.signs, delta,
                 self.force,
             )  # fmt: skip
@@ -135,7 +135,7 @@ class Model:
         assert self.full is not None
         system, first = self.system, len(self.row_diagonal)
         for _ in range(2):
-            count, held, missing = kernels.border_entries(
+            count, held, missing = polish_kernels.border_entries(
                 system.n_base, system.column_keys, system.held_keys, self.start, dropped,
                 self.full, first, self.keys, self.values, self.held_room,
             )  # fmt: skip
@@ -151,7 +151,7 @@ class Model:
         except np.linalg.LinAlgError:
             return False
         self.pull = np.empty(held)
-        return bool(kernels.border_spread(
+        return bool(polish_kernels.border_spread(
             z, system.n_base, first, first - len(self.stiff), self.start, dropped, self.doubled,
             self.weight, x, self.push, self.pull,
         ))  # fmt: skip
@@ -191,7 +191,7 @@ class Model:
         since the distance grows with lambda. Without a root the support is too small: lambda
         shrinks as far as one step may, which lets columns in.
         """
-        vv, linear, constant = kernels.radius_change(
+        vv, linear, constant = polish_kernels.radius_change(
             x, self.right, self.lambda_, self.cost, self.system.ridge, self.held, self.pull,
             self.rows, self.y, self.push, square,
         )  # fmt: skip

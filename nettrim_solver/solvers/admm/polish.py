@@ -44,7 +44,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from .. import kernels
+from .. import polish_kernels
 from .factorisation import Factorisation
 from .newton import DAMPED_START, LEAST_DAMPING, Output, plan_step, take_step
 
@@ -67,6 +67,15 @@ MERIT_SLACK = 1e-9
 RESIDUAL_SLACK = 5.0
 RESIDUAL_FLOOR = 2e-3
 
+#: Outputs in flight, at least, and the bytes of their systems beyond which there are no more: many
+#: make efficient products with X, but their systems should stay in the cache.
+LEAST = 4
+SYSTEM_BYTES = 8 * 2**20
+
+#: Bytes that a system may take, over the square of the number of weights: a float32 factor; with
+#: hard rows perhaps one of float64 with many more columns, and a border as wide.
+PLAIN_ENTRY, HARD_ENTRY = 4, 30
+
 NO_ROWS = (np.zeros(0, dtype=bool), np.zeros(0))
 
 
@@ -83,14 +92,16 @@ def polish(
     factorisation: Factorisation, outputs: Iterator[Output], tolerances: Tolerances, width: int,
     finish: Callable[[Output], None],
 ) -> None:  # fmt: skip
-    """Sweep over outputs, `width` at a time, until each is proved or its sweeps are used up.
+    """Sweep over outputs, up to `width` at a time, until each is proved or its sweeps are used up.
 
     An output that leaves, passed to `finish`, makes room for the next, so that the products with X
-    always serve many.
+    always serve many, as far as there is room for their systems.
     """
     active: list[Output] = []
     for _ in iter(int, 1):
-        while len(active) < width and (new := next(outputs, None)) is not None:
+        while len(active) < width and (len(active) < LEAST or _bytes(active) < SYSTEM_BYTES):
+            if (new := next(outputs, None)) is None:
+                break
             active.append(new)
         if not active:
             return
@@ -116,18 +127,32 @@ def polish(
         active = stay
 
 
+def _bytes(outputs: list[Output]) -> int:
+    """Return what the systems of some outputs take, or may take where there is none yet."""
+    total = 0
+    for output in outputs:
+        if output.system is None:
+            entry = PLAIN_ENTRY if output.hard is None else HARD_ENTRY
+            total += entry * int(np.count_nonzero(output.V)) ** 2
+        else:
+            total += output.system.nbytes
+    return total
+
+
 def evaluate(factorisation: Factorisation, outputs: list[Output]) -> tuple[Array, Array, Array]:
     """Evaluate y and its products for some outputs, in float64.
 
     An intercept is moved to where its own condition holds. Returns ``X~^T y`` of shape (m, N), the
-    sums of :func:`kernels.conditions` (m, 6), and the pre-activations (m, P).
+    sums of :func:`polish_kernels.conditions` (m, 6), and the pre-activations (m, P).
     """
     Z, shift = factorisation.forward(np.stack([output.V for output in outputs]))
     Z += (shift + [output.beta for output in outputs])[:, None]
     Y, sums = np.empty_like(Z), np.empty((len(Z), 6))
     for output, z, y, row in zip(outputs, Z, Y, sums, strict=True):
         hard, nu = NO_ROWS if output.hard is None else (output.hard, output.nu)
-        kernels.conditions(z, output.lower, output.upper, hard, nu, factorisation.intercept, y, row)
+        polish_kernels.conditions(
+            z, output.lower, output.upper, hard, nu, factorisation.intercept, y, row
+        )
         output.y, output.square, output.excess = y, float(row[0]), float(row[1])
         output.measure(z)
         output.beta += float(row[5])
@@ -140,7 +165,9 @@ def _solved(output: Output, gradient: Array, sums: Array, tolerances: Tolerances
     """Return whether an output satisfies the conditions, by its gap and violation."""
     _, _, imbalance, support, square, _ = sums
     ball, lambda_ = np.sqrt(output.square), output.lambda_
-    objective, ratio = kernels.dual_ratio(output.V, gradient, output.penalty, lambda_, 1e-9 * ball)
+    objective, ratio = polish_kernels.dual_ratio(
+        output.V, gradient, output.penalty, lambda_, 1e-9 * ball
+    )
     slack = tolerances.feas * output.scale
     kept = ball - output.radius <= slack and np.sqrt(output.excess) <= slack
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
@@ -166,7 +193,7 @@ def _judge_step(output: Output) -> bool:
     The merit ``lambda sum c |V| + ||E||^2 / 2``, at the new lambda, is what a step minimises on its
     pattern; a step that raises it has met another pattern, and is undone and damped. With hard
     rows, whose multipliers are part of the step, the conditions' own residual takes the merit's
-    place.
+    place, and a step that drops many columns at once is taken back unless it was damped.
     """
     if output.hard is None:
         merit = (float(output.penalty @ np.abs(output.V)), 0.5 * output.square)

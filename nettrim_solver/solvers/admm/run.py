@@ -29,11 +29,8 @@ Index = NDArray[np.int64]
 #: Arrays of shape (P, block) that a block may take: five iterate, and the polish needs some room.
 ARRAYS = 6
 
-#: Outputs polished at a time (by one worker), at least and at most: many make efficient products,
-#: but their systems, of that many bytes, must stay in the cache. And the least number of outputs
-#: in a block for each.
-POOL = (8, 32)
-POOL_BYTES = 8 * 2**20
+#: Outputs polished at a time (by one worker), and the least number of outputs in a block for each.
+POOL = 32
 POOL_SHARE = 8
 
 #: An attempt carries y (:func:`.newton.carry`) after so many less one that failed.
@@ -184,8 +181,8 @@ class Run:
         return V, beta, theta, rho
 
     def polish(
-        self, columns: Index, V: Array, beta: Array, multiplier: Array, epsilon: Array | None,
-        theta: NDArray[Any], places: Index, iteration: int,
+        self, columns: Index, V: NDArray[Any], beta: Array, multiplier: Array,
+        epsilon: Array | None, theta: NDArray[Any], places: Index, iteration: int,
     ) -> NDArray[np.bool_]:  # fmt: skip
         """Polish some outputs; store and return those that were proved.
 
@@ -195,7 +192,7 @@ class Run:
         tick = time.perf_counter()
         proved = np.zeros(len(columns), dtype=bool)
         weights = np.count_nonzero(V, axis=1)
-        width = self._pool(weights)
+        width = max(1, min(POOL, len(self.blocks()[0]) // POOL_SHARE))
         # Outputs with about as many weights as working rows take most steps. They go first, so
         # that no worker is left with some of them when the others are done.
         working = np.array([np.count_nonzero(theta[place]) for place in places])
@@ -229,14 +226,6 @@ class Run:
         self.seconds["polish"] += time.perf_counter() - tick
         return proved
 
-    def _pool(self, support: Index) -> int:
-        """Return how many outputs of these numbers of weights to polish at a time."""
-        # A factor in float32; hard rows make a border of about half as many entries as weights.
-        entry = 10.0 if self.problem.strict else 4.0
-        size = entry * float(np.mean(np.square(support, dtype=np.float64)))
-        width = int(np.clip(POOL_BYTES / max(size, 1.0), *POOL))
-        return max(1, min(width, len(self.blocks()[0]) // POOL_SHARE))
-
     def _keeps_idle(self, column: int, output: Output) -> bool:
         """Return whether an output whose ball was left out keeps it after all."""
         if output.radius == 0:
@@ -252,7 +241,7 @@ class Run:
         return bool(excess <= self.tolerances.feas * output.scale)
 
     def output(
-        self, name: int, column: int, V: Array, beta: float, multiplier: float,
+        self, name: int, column: int, V: NDArray[Any], beta: float, multiplier: float,
         epsilon: float | None, theta: NDArray[Any],
     ) -> Output:  # fmt: skip
         """Build the polish's view of an output."""
@@ -282,8 +271,8 @@ class Run:
                 multiplier = float(self.natural[column])
         output = Output(
             name=name, lower=lower, upper=upper, penalty=self.penalty([column])[0],
-            epsilon=equality, radius=radius, scale=scale, hard=hard, V=V.copy(), beta=float(beta),
-            lambda_=float(multiplier),
+            epsilon=equality, radius=radius, scale=scale, hard=hard, V=V.astype(np.float64),
+            beta=float(beta), lambda_=float(multiplier),
             nu=None if hard is None else np.where(hard, multiplier * theta, 0.0),
             tangent=self.answer.tangent[column].copy(),
             tangent_beta=float(self.answer.tangent_beta[column]),

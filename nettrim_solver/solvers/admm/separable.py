@@ -260,17 +260,16 @@ def _check(
         watch.keep(keep)
     if block.dtype == np.float32 and iteration >= SINGLE_ITERATIONS and len(block):
         if run.settings.dtype == "auto":
-            block.to_double(*run.box(columns[keep]))
+            block.to_double(*run.box(columns[keep]), run.penalty(columns[keep]))
     return keep
 
 
 def _polish(run: Run, columns: Index, block: Block, some: Index, iteration: int) -> Index:
     """Polish some outputs of a block, and return them."""
     if len(some):
-        V, beta = block.estimate()
         run.answer.rho[columns[some]] = block.rho[some]
         run.polish(
-            columns[some], V[some], beta[some], block.multiplier[some],
+            columns[some], block.answer[some], block.beta[some], block.multiplier[some],
             block.epsilon[some] if np.ndim(block.epsilon) == 1 else None,
             block.dual, some, iteration,
         )  # fmt: skip
@@ -304,8 +303,7 @@ def _store(run: Run, columns: Index, block: Block, iteration: int) -> None:
     left = ~answer.proved[columns]
     kept = columns[left]
     block.measure()
-    V, beta = block.estimate()
-    answer.V[kept], answer.beta[kept] = V[left], beta[left]
+    answer.V[kept], answer.beta[kept] = block.answer[left], block.beta[left]
     answer.lambda_[kept], answer.rho[kept] = block.multiplier[left], block.rho[left]
     answer.theta.T[kept] = block.dual[left]
     answer.iterations[kept] += iteration

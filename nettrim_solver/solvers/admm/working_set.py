@@ -37,7 +37,7 @@ import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
-from .. import kernels
+from .. import polish_kernels
 from . import lapack
 from .factorisation import Factorisation
 
@@ -110,6 +110,11 @@ class WorkingSet:
     def __len__(self) -> int:
         """Return the number of variables."""
         return len(self.columns) + self.constant
+
+    @property
+    def nbytes(self) -> int:
+        """What the factor and the border take."""
+        return int(self.factor.nbytes + self._half.nbytes + self._schur.nbytes)
 
     def missing(self, columns: Mask) -> Index:
         """Return which of these inputs (a mask) are no variables yet."""
@@ -211,11 +216,11 @@ class WorkingSet:
         z: Array = np.zeros(values.shape)
         if len(keys):
             matrix, right = np.empty((len(keys), len(keys))), np.empty(values.shape)
-            kernels.border_system(
+            polish_kernels.border_system(
                 self._schur, keys, diagonal, self._half, half, values, matrix, right
             )
             z = np.asarray(np.linalg.solve(matrix, right), dtype=np.float64)
-        kernels.border_back(self.factor.T, keys, self._half, z, half.copy(), x)
+        polish_kernels.border_back(self.factor.T, keys, self._half, z, half.copy(), x)
         return z
 
     def _grow(self, vectors: NDArray[Any], cross: Array) -> None:
@@ -238,7 +243,7 @@ class WorkingSet:
         The matrix itself stays right of the diagonal, where the factor leaves room.
         """
         H = self._build(previous)
-        kernels.mirror(H.T)
+        polish_kernels.mirror(H.T)
         self._diagonal = H.diagonal().astype(np.float64)
         self._level = float(self._diagonal.mean())
         if not (np.isfinite(self._diagonal).all() and self._diagonal.max() > 0):
@@ -246,7 +251,7 @@ class WorkingSet:
         ridge = max(RIDGE[self.dtype], self.damping)
         for attempt in range(6):
             if attempt > 0:
-                kernels.mirror(H)
+                polish_kernels.mirror(H)
                 ridge *= RIDGE_GROWTH
             self.ridge = ridge * np.maximum(self._diagonal, self._level)
             np.fill_diagonal(H, self._diagonal + self.ridge)
@@ -270,7 +275,7 @@ class WorkingSet:
         elif f.gram is None or idle >= len(working):
             lapack.add_gram(1.0, gather(f, working, self.columns, self.dtype), H)
         else:
-            kernels.submatrix(f.gram, self.columns, H, constant)
+            polish_kernels.submatrix(f.gram, self.columns, H, constant)
             if constant:
                 H[0, 0] = f.n_samples
             if idle:
@@ -294,7 +299,7 @@ class WorkingSet:
         zero = np.arange(constant)
         places = np.append(zero, constant + np.flatnonzero(kept))
         old = np.append(zero, constant + np.searchsorted(before, self.columns[kept]))
-        kernels.inherit(previous.factor.T, previous._diagonal, old, places, H.T)
+        polish_kernels.inherit(previous.factor.T, previous._diagonal, old, places, H.T)
         for sign, rows in ((1.0, self.rows & ~previous.rows), (-1.0, previous.rows & ~self.rows)):
             if rows.any():
                 block = gather(f, np.flatnonzero(rows), self.columns, self.dtype)
@@ -317,5 +322,5 @@ def gather(factorisation: Factorisation, rows: Index, columns: Index, dtype: Any
         out[:, :constant] = 1.0
         out[:, constant:] = (chosen - factorisation.mean[columns]) * scale[columns]
     else:
-        kernels.gather(X, rows, columns, factorisation.mean, scale, constant, out)
+        polish_kernels.gather(X, rows, columns, factorisation.mean, scale, constant, out)
     return out
