@@ -4,19 +4,26 @@ The layer floor is three names: a :class:`Problem`, :func:`solve`, and the :clas
 its certificate. See the documentation for the mathematics and for how to choose a solver.
 """
 
+from importlib import import_module
+from typing import TYPE_CHECKING
+
 from . import activations, exceptions, instances
-from .budget import solve_for_epsilon, solve_for_nnz, solve_for_sparsity
 from .certificate import Certificate, certify
 from .compare import compare
-from .comparison import Comparison
 from .exceptions import NettrimError
 from .problem import Problem
-from .refine import refit, swaps
-from .reweighting import Round, reweight, reweighting_rounds
 from .solution import Solution
 from .solve import solve
 from .solvers import Progress, available_solvers
 from .status import Status
+
+if TYPE_CHECKING:
+    from .budget import solve_for_epsilon, solve_for_nnz, solve_for_sparsity
+    from .comparison import Comparison
+    from .network import Network, prune_network
+    from .refine import refit, swaps
+    from .reweighting import Round, reweight, reweighting_rounds
+    from .solvers.admm.factorisation import Factorisation
 
 __version__ = "0.1.0"
 
@@ -49,13 +56,23 @@ __all__ = [
 ]
 
 
+#: Names that are imported on first use, so that the package itself is imported quickly.
+_LATER = {
+    ".budget": ("solve_for_epsilon", "solve_for_nnz", "solve_for_sparsity"),
+    ".comparison": ("Comparison",),
+    ".network": ("Network", "prune_network"),
+    ".refine": ("refit", "swaps"),
+    ".reweighting": ("Round", "reweight", "reweighting_rounds"),
+    ".solvers.admm.factorisation": ("Factorisation",),
+}
+
+
 def __getattr__(name: str) -> object:
-    if name == "Factorisation":
-        from .solvers.admm.factorisation import Factorisation
-
-        return Factorisation
-    if name in ("Network", "prune_network"):
-        from . import network
-
-        return getattr(network, name)
+    for module, names in _LATER.items():
+        if name in names:
+            return getattr(import_module(module, __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -8,16 +8,15 @@ from typing import TYPE_CHECKING, Any
 from numpy.typing import ArrayLike
 
 from ..checks import check_flag, check_time_limit
-from ..comparison import Comparison, Row
 from ..exceptions import SettingsError
 from ..problem import Problem
 from ..threads import limit_threads
-from .checks import Method, Targets, checked_sparsities, checked_targets
-from .layer import layer_run
-from .run import Asked, Run
 
 if TYPE_CHECKING:
+    from ..comparison import Comparison, Row
     from ..network import Network
+    from .checks import Method, Targets
+    from .run import Run
 
 __all__ = ["compare"]
 
@@ -131,6 +130,12 @@ def compare(
     >>> [row.solver for row in sorted(found.rows, key=lambda row: row.heldout_error)]
     ['exact_obs', 'magnitude']
     """
+    # Every import of the package comes by here; few of them compare anything.
+    from ..comparison import Comparison
+    from .checks import checked_sparsities, checked_targets
+    from .layer import layer_run
+    from .run import Asked
+
     asked = Asked(
         checked_sparsities(sparsities),
         {"refit": checked_targets("refit", refit), "swaps": checked_targets("swaps", swaps)},
