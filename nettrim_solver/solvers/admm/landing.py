@@ -34,6 +34,9 @@ Index = NDArray[np.int64]
 #: Surveys before another way is looked for.
 SURVEYS = 8
 
+#: Outputs looked at together: no block is in memory at that time.
+SURVEYED = 48
+
 #: Largest relative change of the multipliers on the way.
 REACH = 0.3
 
@@ -181,7 +184,9 @@ def take_survey(run: Run) -> Survey:
     """Evaluate every output where it is, set theta and squares, and complete the lines."""
     M = run.problem.n_outputs
     survey = Survey(*(np.empty(M) for _ in range(8)))
-    run.in_chunks(M, lambda part: _survey_chunk(run, np.arange(part.start, part.stop), survey))
+    run.in_chunks(
+        M, lambda part: _survey_chunk(run, np.arange(part.start, part.stop), survey), SURVEYED
+    )
     return survey
 
 

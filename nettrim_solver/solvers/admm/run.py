@@ -103,9 +103,9 @@ class Run:
             for start in range(0, self.problem.n_outputs, width)
         ]
 
-    def in_chunks(self, count: int, work: Callable[[slice], None]) -> None:
+    def in_chunks(self, count: int, work: Callable[[slice], None], width: int = CHUNK) -> None:
         """Do some work on so many outputs, a few at a time so that memory stays low."""
-        chunks = [slice(k, min(k + CHUNK, count)) for k in range(0, count, CHUNK)]
+        chunks = [slice(k, min(k + width, count)) for k in range(0, count, width)]
         list((map if self.workers is None else self.workers.map)(work, chunks))
 
     @contextmanager

@@ -39,9 +39,10 @@ STEADY = 60
 FIRST_POLISH = 20
 SETTLED = 0.025
 
-#: An attempt that failed is repeated after half as many iterations as there have been. Where few
-#: outputs are left, an iteration of which costs nearly as much as one of many, it is after so many.
-FEW, PAUSE = 8, 20
+#: An attempt that failed is repeated after this share of the iterations that there have been; the
+#: second one where few outputs are left, an iteration of which costs nearly as much as of many.
+PAUSE, SHORT_PAUSE = 0.5, 0.125
+FEW = 8
 
 #: Iterations after which float32 iterates are continued in float64.
 SINGLE_ITERATIONS = 150
@@ -252,9 +253,8 @@ def _check(
                 tried = np.append(tried, _polish(run, columns, block, portion, iteration))
                 shared.update(run, block)
         keep &= ~run.answer.proved[columns]
-        few = np.count_nonzero(keep) <= FEW
-        pause = min(iteration // 2, PAUSE) if few else iteration // 2
-        watch.attempt[tried[keep[tried]]] = iteration + pause
+        pause = SHORT_PAUSE if np.count_nonzero(keep) <= FEW else PAUSE
+        watch.attempt[tried[keep[tried]]] = int((1.0 + pause) * iteration)
     if not keep.all():
         block.keep(keep)
         watch.keep(keep)
