@@ -95,3 +95,14 @@ def test_the_largest_values_leave_a_sum_within_the_budget(budget):
     assert left.sum() <= budget
     assert not len(found) or left.sum() + values[found].min() > budget
     assert not len(found) or values[found].min() >= left.max(initial=0.0)
+
+
+@pytest.mark.parametrize("activation", ["relu", "identity"])
+def test_what_a_failed_landing_spoils_is_solved_anew(monkeypatch, activation):
+    """At a tiny radius the survey's dual points have few digits."""
+    monkeypatch.setattr(landing, "_plan", lambda *given: None)
+    for seed in range(4):
+        problem = instances.random_layer(
+            20, 40, 3, activation=activation, radius="joint", tolerance=1e-7, seed=seed
+        ).problem
+        assert solve(problem).status is Status.OPTIMAL

@@ -44,6 +44,9 @@ LANDINGS = 3
 #: Relative difference of multipliers that are the same but for rounding.
 ROUNDING = 1e-12
 
+#: Rounds without much progress after which a distance within the tolerance of the radius will do.
+STALLS = 8
+
 #: Neighbouring values tried for a lambda at which some output stays unproved.
 NEIGHBOURS = 6
 
@@ -124,6 +127,7 @@ def _find_multiplier(run: Run) -> bool:
     lambda_ = float(np.median(known)) if len(known) else float(np.median(run.natural))
     every = np.arange(problem.n_outputs)
     first, low, high, miss, failures, landings = lambda_, 0.0, np.inf, np.inf, 0, LANDINGS
+    stalls = 0
     _solve_at(run, lambda_, np.flatnonzero(~answer.proved))
     for _ in range(ROUNDS):
         if answer.proved.all() and landings > 0 and known.size:
@@ -154,7 +158,8 @@ def _find_multiplier(run: Run) -> bool:
         if distance <= epsilon or near:
             if miss * distance <= run.tolerances.gap * lambda_ * objective:
                 return True
-            if near and miss > 0.5 * last_miss:
+            stalls += miss > 0.5 * last_miss
+            if near and stalls > STALLS:
                 return True  # as near as rounding lets it
         if np.isinf(high) and lambda_ > 10.0 * first and _idle(run):
             return True

@@ -71,7 +71,8 @@ def land(run: Run, solve_at: Callable[[Run, float, Index], None]) -> bool:
     """Bring outputs that are all proved at multipliers near each other to the radius.
 
     `solve_at` solves some of them at a multiplier. Returns whether radius and gap are met; if not,
-    all outputs are left with what they have.
+    all outputs are left with what they have, and those that are no longer proved without their
+    multiplier: a distance of few digits, which is all that tiny ones have, makes a poor dual point.
     """
     epsilon = float(run.problem.epsilon)  # type: ignore[arg-type]
     floor = RADIUS_FLOOR * float(np.linalg.norm(run.problem.target_norms))
@@ -90,13 +91,15 @@ def land(run: Run, solve_at: Callable[[Run, float, Index], None]) -> bool:
         stale[_largest(survey.excess, PLANNED * (MISSED * slack) ** 2)] = True
         plan = _plan(run, survey, epsilon, PLANNED * allowed, stale)
         if plan is None:
-            return False
-        target, multipliers, stale = plan
+            break
+        target, multipliers, anew = plan
         move(run, np.arange(len(multipliers)), multipliers)
-        if len(stale):
-            solve_at(run, target, stale)
+        if len(anew):
+            solve_at(run, target, anew)
             if not run.answer.proved.all():
-                return False
+                break
+    own = np.maximum(survey.objective, survey.objective.mean())
+    run.answer.lambda_[~(survey.gap <= run.settings.tol_gap * own)] = np.nan
     return False
 
 
