@@ -14,7 +14,7 @@ from nettrim_solver import Factorisation, Problem, Status, instances, solve
 from nettrim_solver.exceptions import ProblemError, SettingsError
 from nettrim_solver.problem import RADII
 from nettrim_solver.solvers import Context, admm, polish_kernels
-from nettrim_solver.solvers.admm import lapack, separable, working_set
+from nettrim_solver.solvers.admm import lapack, polish, separable, working_set
 from nettrim_solver.solvers.admm.block import Block
 from nettrim_solver.solvers.admm.run import ARRAYS
 from nettrim_solver.solvers.admm.working_set import WorkingSet, gather
@@ -270,6 +270,26 @@ def test_any_number_polished_at_a_time_gives_the_same_answer(monkeypatch, formul
         np.testing.assert_allclose(
             other.W, answers[0].W, atol=TOLERANCE["independent_outputs"] * size
         )
+
+
+@pytest.mark.parametrize("formulation", ["pooled", "strict"])
+def test_systems_in_flight_are_as_many_as_there_is_room_for(monkeypatch, formulation):
+    problem = instances.random_relu_layer(
+        90, 24, 40, formulation=formulation, radius="per_output", tolerance=0.1, seed=2
+    ).problem
+    monkeypatch.setattr("nettrim_solver.solvers.admm.run.POOL_SHARE", 1)
+    evaluate, widths = polish.evaluate, []
+    monkeypatch.setattr(
+        polish,
+        "evaluate",
+        lambda f, outputs: (widths.append(len(outputs)), evaluate(f, outputs))[1],
+    )
+    for room, most in ((0, polish.LEAST), (2**40, 32)):
+        widths.clear()
+        monkeypatch.setattr(polish, "SYSTEM_BYTES", room)
+        assert solve(problem, n_threads=1).status is Status.OPTIMAL
+        assert polish.LEAST <= max(widths) <= most
+    assert max(widths) > polish.LEAST
 
 
 # Blocks ----------------------------------------------------------------------------------------

@@ -82,6 +82,13 @@ def test_where_no_landing_succeeds_the_multipliers_are_bracketed(monkeypatch, fo
 def test_what_a_distance_beyond_the_radius_saves_counts(monkeypatch, formulation, landings):
     """A loose radius must not buy an objective further below the bound than the gap allows."""
     monkeypatch.setattr(joint, "LANDINGS", landings)
+    land = joint.land
+
+    def begin_beyond(run, solve_at):
+        landing.move(run, np.arange(M), run.answer.lambda_ * 1.002)
+        return land(run, solve_at)
+
+    monkeypatch.setattr(joint, "land", begin_beyond)
     solution = solve(layer(formulation), tol_gap=1e-8, tol_feas=1e-2)
     assert solution.status is Status.OPTIMAL
     assert abs(solution.certificate.gap) <= 1e-8
