@@ -376,7 +376,7 @@ def block_at(solution, problem, rho=20.0):
     penalty = np.broadcast_to(problem.penalty() / f.norm[:, None], (f.n_inputs, len(lower)))
     V = np.ascontiguousarray((solution.W * f.norm[:, None]).T)
     beta = f.mean @ solution.W + (0.0 if solution.b is None else solution.b)
-    start = V, beta, solution.theta.T.copy()
+    start = V, beta, solution.theta.T.copy(), None
     return Block(
         f, lower, upper, np.ascontiguousarray(penalty.T),
         None if problem.penalised else problem.epsilon,

@@ -20,6 +20,9 @@ import numpy as np
 
 FAST = {"contract", "reassoc"}
 
+#: Samples at a time in products with X for few outputs: such a tile stays in the second cache.
+TILE = 64
+
 
 def _compiled(function: Callable[..., Any]) -> Any:
     """Compile on first use, cached on disk where a cache can be written."""
@@ -197,9 +200,90 @@ def _best_constants(lower, upper, constants, squares):  # type: ignore[no-untype
         squares[j] = square
 
 
+def _forward_few(X, V, Z):  # type: ignore[no-untyped-def]
+    """``Z = V X^T`` for few rows of V, two at a time over four samples: X is read once, in place.
+
+    A BLAS first copies X, which takes longer than multiplying it by a few rows.
+    """
+    zero = X.dtype.type(0)
+    n_samples = X.shape[0]
+    for start in range(0, n_samples, TILE):
+        stop = min(start + TILE, n_samples)
+        for j in range(0, V.shape[0], 2):
+            # The last rows and samples stand in for those that there are not.
+            other = min(j + 1, V.shape[0] - 1)
+            v = V[j]
+            w = V[other]
+            for p in range(start, stop, 4):
+                p1 = min(p + 1, stop - 1)
+                p2 = min(p + 2, stop - 1)
+                p3 = min(p + 3, stop - 1)
+                x0 = X[p]
+                x1 = X[p1]
+                x2 = X[p2]
+                x3 = X[p3]
+                v0 = v1 = v2 = v3 = w0 = w1 = w2 = w3 = zero
+                for k in range(v.shape[0]):
+                    a = v[k]
+                    b = w[k]
+                    v0 += x0[k] * a
+                    v1 += x1[k] * a
+                    v2 += x2[k] * a
+                    v3 += x3[k] * a
+                    w0 += x0[k] * b
+                    w1 += x1[k] * b
+                    w2 += x2[k] * b
+                    w3 += x3[k] * b
+                Z[j, p] = v0
+                Z[j, p1] = v1
+                Z[j, p2] = v2
+                Z[j, p3] = v3
+                Z[other, p] = w0
+                Z[other, p1] = w1
+                Z[other, p2] = w2
+                Z[other, p3] = w3
+
+
+def _adjoint_few(X, S, product, places, values):  # type: ignore[no-untyped-def]
+    """Add ``S X`` to `product`, for few rows of S, by the nonzero entries of S alone.
+
+    `places` (unsigned) and `values` are room for ``TILE + 4`` entries: those of a tile of samples,
+    and zeros up to a multiple of four.
+    """
+    zero = X.dtype.type(0)
+    n_samples = X.shape[0]
+    for start in range(0, n_samples, TILE):
+        stop = min(start + TILE, n_samples)
+        for j in range(S.shape[0]):
+            s = S[j]
+            count = 0
+            for p in range(start, stop):
+                if s[p] != zero:
+                    places[count] = p
+                    values[count] = s[p]
+                    count += 1
+            for extra in range(4):
+                places[count + extra] = start
+                values[count + extra] = zero
+            total = product[j]
+            for i in range(0, count, 4):
+                x0 = X[places[i]]
+                x1 = X[places[i + 1]]
+                x2 = X[places[i + 2]]
+                x3 = X[places[i + 3]]
+                s0 = values[i]
+                s1 = values[i + 1]
+                s2 = values[i + 2]
+                s3 = values[i + 3]
+                for k in range(total.shape[0]):
+                    total[k] += (s0 * x0[k] + s1 * x1[k]) + (s2 * x2[k] + s3 * x3[k])
+
+
 advance = _compiled(_advance)
 ball_norms = _compiled(_ball_norms)
 measure = _compiled(_measure)
 rescale = _compiled(_rescale)
 shrink_weights = _compiled(_shrink_weights)
 best_constants = _compiled(_best_constants)
+forward_few = _compiled(_forward_few)
+adjoint_few = _compiled(_adjoint_few)

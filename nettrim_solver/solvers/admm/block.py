@@ -43,9 +43,10 @@ class Block:
     lambda_ : ndarray of shape (m,) or None
         Given multipliers (penalised).
     strict : bool
-    start : tuple (V, beta, theta)
-        Weights (m, N), None for zeros, intercepts (m,) and dual point (m, P) to start from; the
-        last in `dtype`, and overwritten.
+    start : tuple (V, beta, theta, slopes)
+        Weights (m, N), None for zeros, intercepts (m,), dual point (m, P) to start from and its
+        product with X~ (m, N), None where it is not at hand; the last two in `dtype`, and
+        overwritten.
     rho : ndarray of shape (m,)
     relaxation : float
     dtype : dtype of the iterates
@@ -56,7 +57,7 @@ class Block:
 
     def __init__(
         self, factorisation: Factorisation, lower: Array, upper: Array, penalty: Array,
-        epsilon: Any, lambda_: Any, strict: bool, start: tuple[Any, Array, NDArray[Any]],
+        epsilon: Any, lambda_: Any, strict: bool, start: tuple[Any, Array, NDArray[Any], Any],
         rho: Array, relaxation: float, dtype: Any, workers: Executor | None = None,
         n_workers: int = 1,
     ) -> None:  # fmt: skip
@@ -67,15 +68,16 @@ class Block:
         self.epsilon, self.lambda_ = epsilon, lambda_
         self.strict, self.rho, self.relaxation = strict, rho.copy(), relaxation
         self.workers, self.n_workers = workers, n_workers
-        V, beta, theta = start
+        V, beta, theta, slopes = start
         # The fixed point that belongs to (V, theta): S_z = Z - theta / rho, and so for S_v.
-        self.state = np.empty(penalty.shape, dtype=self.dtype)
+        self.state = np.empty(penalty.shape, dtype=self.dtype) if slopes is None else slopes
         self.S = np.zeros(theta.shape, dtype=self.dtype)
         factorisation.design(self.dtype), factorisation.inverse(self.dtype)  # made by one thread
 
         def work(r: slice) -> None:
-            weight = (rho[r] * factorisation.kappa)[:, None]
-            self.state[r] = factorisation.adjoint(theta[r]) / weight
+            if slopes is None:
+                self.state[r] = factorisation.adjoint(theta[r])
+            self.state[r] /= (rho[r, None] * factorisation.kappa).astype(self.dtype)
             level = beta[r]
             if V is not None:
                 self.state[r] += V[r]

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from ...exceptions import ProblemError
 from ...problem import Problem
 from ...threads import limit_threads
+from .. import kernels
 
 Array = NDArray[np.float64]
 
@@ -34,6 +35,12 @@ KAPPA = 2e-3
 #: Columns whose centred norm is below this fraction of their own norm are constants up to
 #: rounding; with an intercept they can contribute nothing.
 CONSTANT_COLUMN = 1e-12
+
+
+#: Outputs up to which X is multiplied by the kernels for few of them; and its transpose, where no
+#: more than this share of the entries is nonzero or the outputs are very few (docs/performance.md).
+FEW, VERY_FEW = 32, 6
+SPARSE_SHARE = 0.6
 
 
 class Factorisation:
@@ -130,6 +137,8 @@ class Factorisation:
             out = np.empty((len(V), self.n_samples), dtype=V.dtype)
         if sp.issparse(X):
             out[:] = scaled @ X.T
+        elif len(V) <= FEW and X.flags.c_contiguous:
+            kernels.forward_few(X, scaled, out)
         else:
             np.matmul(scaled, X.T, out=out)
         return out, shift
@@ -139,7 +148,13 @@ class Factorisation:
 
         `sums` are the row sums of S, when known.
         """
-        product = np.asarray(S @ self.design(S.dtype))
+        X = self.design(S.dtype)
+        if sp.issparse(X) or not X.flags.c_contiguous or _dense(S):
+            product = np.asarray(S @ X)
+        else:
+            product = np.zeros((len(S), self.n_inputs), dtype=S.dtype)
+            room = kernels.TILE + 4
+            kernels.adjoint_few(X, S, product, np.empty(room, np.uint64), np.empty(room, S.dtype))
         if self.intercept:
             sums = S.sum(axis=1, dtype=np.float64) if sums is None else sums
             product -= np.outer(sums, self.mean).astype(S.dtype)
@@ -224,6 +239,12 @@ class Factorisation:
             outer -= outer.mean(axis=0)
             outer -= outer.mean(axis=1)[:, None]
         return outer
+
+
+def _dense(S: NDArray[Any]) -> bool:
+    """Return whether rows are too many, or too full, for a product by their nonzero entries."""
+    m = len(S)
+    return m > FEW or (m > VERY_FEW and np.count_nonzero(S) > SPARSE_SHARE * S.size)
 
 
 def _product(X: Any, transpose_first: bool) -> Array:

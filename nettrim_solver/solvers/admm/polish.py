@@ -69,8 +69,8 @@ RESIDUAL_FLOOR = 2e-3
 
 #: Outputs in flight, at least, and the bytes of their systems beyond which there are no more: many
 #: make efficient products with X, but their systems should stay in the cache.
-LEAST = 4
-SYSTEM_BYTES = 8 * 2**20
+LEAST = 2
+SYSTEM_BYTES = 4 * 2**20
 
 #: Bytes that a system may take, over the square of the number of weights: a float32 factor; with
 #: hard rows perhaps one of float64 with many more columns, and a border as wide.

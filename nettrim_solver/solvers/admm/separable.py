@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from ...status import Status
 from .block import Block
 from .feasibility import RADIUS_CHECK, refute, suspicious
-from .run import Interrupted, Run
+from .run import CHUNK, Interrupted, Run
 from .shared import Shared
 
 Array = NDArray[np.float64]
@@ -138,7 +138,7 @@ def _start(
     single = settings.dtype == "float32" or (
         settings.dtype == "auto" and f.n_samples * f.n_inputs * len(columns) > SMALL
     )
-    lower, upper, theta, beta, limit, distance = _zero_start(
+    lower, upper, theta, slopes, beta, limit, distance = _zero_start(
         run, columns, np.dtype(np.float32 if single else np.float64)
     )
     run.natural[columns] = limit
@@ -152,7 +152,7 @@ def _start(
         lower = lower[left]
         upper = upper[left]
         theta = theta[left]
-        beta, limit = beta[left], limit[left]
+        slopes, beta, limit = slopes[left], beta[left], limit[left]
         columns, epsilon = columns[left], epsilon[left]
     if len(columns) == 0:
         return columns, epsilon, lambda_, None
@@ -160,11 +160,11 @@ def _start(
     V, warm = None, run.warm_start(columns)
     if warm is not None:
         V, beta, theta, previous = warm
-        theta = theta.astype(lower.dtype)
+        theta, slopes = theta.astype(lower.dtype), None
         rho = np.where(np.isfinite(previous), previous, rho)
     block = Block(
         f, lower, upper, run.penalty(columns), epsilon, lambda_, run.problem.strict,
-        (V, beta, theta), rho, settings.relaxation, lower.dtype, run.workers,
+        (V, beta, theta, slopes), rho, settings.relaxation, lower.dtype, run.workers,
         run.context.n_threads,
     )  # fmt: skip
     return columns, epsilon, lambda_, block
@@ -173,26 +173,30 @@ def _start(
 def _zero_start(run: Run, columns: Index, dtype: Any) -> tuple[NDArray[Any], ...]:
     """Return the box, and what W = 0 says, some outputs at a time so that memory stays low.
 
-    That is: lower, upper and the dual point theta, shape (m, P), in `dtype`; the best intercept
-    beta, the multiplier lambda_0 at which W = 0 becomes optimal, and the distance, shape (m,).
+    That is: lower, upper and the dual point theta, shape (m, P), and its product with X~, shape
+    (m, N), in `dtype`; the best intercept beta, the multiplier lambda_0 at which W = 0 becomes
+    optimal, and the distance, shape (m,).
     """
     m, f = len(columns), run.factorisation
     f.design(dtype)  # made by one thread
     lower, upper, theta = (np.empty((m, f.n_samples), dtype=dtype) for _ in range(3))
+    slopes = np.empty((m, f.n_inputs), dtype=dtype)
     beta, limit, distance = (np.empty(m) for _ in range(3))
 
     def work(part: slice) -> None:
         low, high = run.box(columns[part])
         penalty = run.penalty(columns[part])
         beta[part], E, distance[part] = run.zero_weights(low, high)
-        slopes = np.abs(f.adjoint(E.astype(dtype, copy=False)))
-        ratios = np.divide(slopes, penalty, out=np.zeros_like(slopes), where=penalty > 0)
+        slopes[part] = f.adjoint(E.astype(dtype, copy=False))
+        size = np.abs(slopes[part])
+        ratios = np.divide(size, penalty, out=np.zeros_like(size), where=penalty > 0)
         largest = ratios.max(axis=1, initial=0.0)
         limit[part] = np.where(largest > 0, largest, 1.0)
         lower[part], upper[part], theta[part] = low, high, E / limit[part, None]
+        slopes[part] /= limit[part, None].astype(dtype)
 
-    run.in_chunks(m, work)
-    return lower, upper, theta, beta, limit, distance
+    run.in_chunks(m, work, max(CHUNK, m // 8))
+    return lower, upper, theta, slopes, beta, limit, distance
 
 
 def _balance(run: Run, block: Block, watch: Watch, iteration: int) -> None:
