@@ -8,9 +8,12 @@ hundredfold, so the count matters more than any other setting.
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from numbers import Integral
+from typing import Any
 
 from .exceptions import SettingsError
 
@@ -30,16 +33,26 @@ def limit_threads(n_threads: int | None) -> Iterator[int]:
     SettingsError
         If `n_threads` is neither None nor a positive integer.
     """
-    from threadpoolctl import threadpool_info, threadpool_limits
-
+    controller = _pools(len(sys.modules))
     if n_threads is None:
-        pools = [pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"]
+        pools = [pool["num_threads"] for pool in controller.info() if pool["user_api"] == "blas"]
         yield max(1, min(max(pools, default=1), usable_cores()))
         return
     if not isinstance(n_threads, Integral) or isinstance(n_threads, bool) or n_threads < 1:
         raise SettingsError(f"n_threads must be None or an integer >= 1, but was {n_threads!r}")
-    with threadpool_limits(limits=int(n_threads), user_api="blas"):
+    with controller.limit(limits=int(n_threads), user_api="blas"):
         yield int(n_threads)
+
+
+@lru_cache(maxsize=1)
+def _pools(n_modules: int) -> Any:
+    """Return the pools there are; they are looked for again when more modules are loaded.
+
+    To look for them takes longer than to solve a small problem.
+    """
+    from threadpoolctl import ThreadpoolController
+
+    return ThreadpoolController()
 
 
 def usable_cores() -> int:

@@ -14,7 +14,7 @@ from nettrim_solver import Factorisation, Problem, Status, instances, solve
 from nettrim_solver.exceptions import ProblemError, SettingsError
 from nettrim_solver.problem import RADII
 from nettrim_solver.solvers import Context, admm, polish_kernels
-from nettrim_solver.solvers.admm import lapack, polish, separable, working_set
+from nettrim_solver.solvers.admm import factorisation, lapack, polish, separable, working_set
 from nettrim_solver.solvers.admm.block import Block
 from nettrim_solver.solvers.admm.run import ARRAYS
 from nettrim_solver.solvers.admm.working_set import WorkingSet, gather
@@ -555,3 +555,40 @@ def test_inputs_that_hardly_vary_are_solved(spread):
     X[:, :3] = [1, -1, 1] + spread * X[:, :3]
     Y = np.maximum(X[:, 3:] @ rng.standard_normal((3, 2)), 0)
     assert solve(Problem(X, Y, tolerance=0.2)).status is Status.OPTIMAL
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_unpenalised_columns_where_the_ball_has_no_force(seed):
+    # Their products with y vanish but for rounding, which is measured against the hard rows' y.
+    rng = np.random.default_rng(seed)
+    X, side = rng.standard_normal((25, 20)), rng.choice([-1.0, 1.0], (25, 2))
+    lower, upper = np.where(side > 0, 1.0, -np.inf), np.where(side > 0, np.inf, -1.0)
+    lower[:5] = upper[:5] = 0.0
+    weights = np.r_[np.zeros(2), np.ones(18)]
+    problem = Problem(
+        X, lower=lower, upper=upper, epsilon=50.0, formulation="strict", radius="per_output",
+        weights=weights,
+    )  # fmt: skip
+    solution = solve(problem, max_iter=200)
+    assert solution.status is Status.OPTIMAL
+    assert solution.certificate.distances.max() < 50.0
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_products_do_not_depend_on_how_many_outputs_there_are(dtype, order):
+    rng = np.random.default_rng(2)
+    X = np.asarray(rng.standard_normal((70, 9)), dtype=dtype, order=order)
+    f = Factorisation(Problem(X, np.ones((70, 1)), tolerance=0.1))
+    f.X = f._designs[np.dtype(dtype)] = X  # a problem's own is in C order
+    m = 2 * factorisation.FEW
+    V = rng.standard_normal((m, 9)).astype(dtype)
+    S = (rng.standard_normal((m, 70)) * (rng.random((m, 70)) < 0.3)).astype(dtype)
+    (Z, shift), product = f.forward(V), f.adjoint(S)
+    for few in (1, factorisation.VERY_FEW, factorisation.FEW):
+        some = slice(3, 3 + few)
+        (part, level), back = f.forward(V[some]), f.adjoint(S[some])
+        accuracy = TOLERANCE["kernel_single" if dtype == np.float32 else "kernel_double"]
+        np.testing.assert_allclose(part, Z[some], atol=20 * accuracy)
+        np.testing.assert_allclose(level, shift[some], atol=20 * accuracy)
+        np.testing.assert_allclose(back, product[some], atol=20 * accuracy)

@@ -467,6 +467,8 @@ def test_solving_after_a_fork(tmp_path, method, n_threads):
         TINY
         + f"""
 import multiprocessing
+from nettrim_solver.solvers import admm
+admm.SHARED_FROM = 0  # small, but shared by workers
 def work(tolerance):
     return solve(problem.replace(tolerance=tolerance), n_threads={n_threads}).W
 if __name__ == "__main__":

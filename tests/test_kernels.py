@@ -177,6 +177,22 @@ def test_conditions_balance_an_intercept():
     assert abs(y.sum()) <= TOLERANCE["projection"]
 
 
+@given(
+    st.integers(0, 2**20), st.sampled_from(DTYPES), st.integers(1, 5), st.integers(1, 9),
+    st.sampled_from([1, 3, 4, 5, 63, 64, 65, 66, 130]), st.floats(0.0, 1.0),
+)  # fmt: skip
+def test_products_of_few_outputs(seed, dtype, m, N, P, share):
+    rng = np.random.default_rng(seed)
+    X, V = rng.standard_normal((P, N)).astype(dtype), rng.standard_normal((m, N)).astype(dtype)
+    S = (rng.standard_normal((m, P)) * (rng.random((m, P)) < share)).astype(dtype)
+    Z, product = np.full((m, P), np.nan, dtype), np.ones((m, N), dtype)
+    kernels.forward_few(X, V, Z)
+    close(Z, V.astype(np.float64) @ X.T.astype(np.float64), dtype, N)
+    room = kernels.TILE + 4
+    kernels.adjoint_few(X, S, product, np.empty(room, np.uint64), np.full(room, np.nan, dtype))
+    close(product, 1.0 + S.astype(np.float64) @ X.astype(np.float64), dtype, 1.0 + P)
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("constant", [0, 1])
 def test_gather_and_submatrix(dtype, constant):

@@ -68,3 +68,28 @@ def test_usable_cores_follow_the_affinity():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "1"
+
+
+def test_a_pool_that_is_loaded_later_is_limited_too():
+    script = """
+import numpy as np
+from threadpoolctl import threadpool_info
+from nettrim_solver.threads import limit_threads
+def pools():
+    return [p["num_threads"] for p in threadpool_info() if p["user_api"] == "blas"]
+with limit_threads(1):
+    pass
+import scipy.linalg
+before = len(pools())
+with limit_threads(1):
+    print(before > 1, set(pools()) == {1})
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60,
+        env=os.environ | {"OPENBLAS_NUM_THREADS": "2"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    several, limited = done.stdout.split()
+    if several == "False":
+        pytest.skip("numpy and scipy share one BLAS here")
+    assert limited == "True"

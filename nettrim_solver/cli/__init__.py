@@ -12,6 +12,7 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
+from functools import cache
 
 from ..exceptions import NettrimError, SolverError
 from . import compare, demo, inspect, prune, solve
@@ -56,6 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return BAD_INPUT if bad_input and not isinstance(error, SolverError) else UNPROVED
 
 
+@cache
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of all subcommands; each sets ``run`` to its function."""
     from .. import __version__

@@ -28,6 +28,10 @@ from .factorisation import Factorisation
 
 Array = NDArray[np.float64]
 
+#: Problems (P N M) from which on workers share the outputs: on smaller ones they take longer to
+#: hand over the interpreter's lock than to do the work (docs/performance.md).
+SHARED_FROM = 20_000_000
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -100,11 +104,11 @@ def solve(problem: Problem, settings: Settings, context: Context) -> RawSolution
         else:
             factorisation.check(problem)
         setup = context.elapsed()
-        workers = None
-        if context.n_threads > 1:
-            # Each worker takes outputs of its own: a threaded BLAS gains nothing on their products.
+        # Each worker takes outputs of its own: a threaded BLAS gains nothing on their products.
+        stack.enter_context(limit_threads(1))
+        workers, size = None, problem.n_samples * problem.n_inputs * problem.n_outputs
+        if context.n_threads > 1 and size >= SHARED_FROM:
             workers = stack.enter_context(ThreadPoolExecutor(context.n_threads))
-            stack.enter_context(limit_threads(1))
         run = Run(problem, settings, context, factorisation, workers)
         if problem.joint:
             solve_joint(run)

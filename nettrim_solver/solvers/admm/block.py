@@ -292,17 +292,19 @@ def joint_multiplier(norms: Array, rho: Array, epsilon: float) -> float:
         return 0.0
     if epsilon == 0.0:
         return np.inf
+    unit = float(rho.max())  # free of units, lest numbers of any size overflow
+    rho, norms = rho / unit, norms / epsilon
     mu = 0.0
     for _ in range(100):
         weights = rho / (rho + mu)
         size = float(np.linalg.norm(weights * norms))
         slope = -float(np.sum((weights * norms) ** 2 / (rho + mu))) / size
         # 1/size is concave and increasing in mu: Newton from the left never overshoots.
-        change = (1.0 / epsilon - 1.0 / size) * size**2 / -slope
+        change = (1.0 - 1.0 / size) * size**2 / -slope
         mu += change
         if abs(change) <= 1e-15 * mu:
             break
-    return mu
+    return unit * mu
 
 
 def _square(A: NDArray[Any]) -> Array:

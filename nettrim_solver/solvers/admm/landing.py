@@ -66,6 +66,11 @@ class Survey:
     norm: Array
     slope: Array
 
+    def follow(self, run: Run, multipliers: Array) -> None:
+        """Move all outputs along their lines to these multipliers; the squares are foretold."""
+        self.square += (multipliers**2 - run.answer.lambda_**2) * self.slope
+        move(run, np.arange(len(multipliers)), multipliers)
+
 
 def land(run: Run, solve_at: Callable[[Run, float, Index], None]) -> bool:
     """Bring outputs that are all proved at multipliers near each other to the radius.
@@ -93,11 +98,18 @@ def land(run: Run, solve_at: Callable[[Run, float, Index], None]) -> bool:
         if plan is None:
             break
         target, multipliers, anew = plan
-        move(run, np.arange(len(multipliers)), multipliers)
+        survey.follow(run, multipliers)
         if len(anew):
             solve_at(run, target, anew)
             if not run.answer.proved.all():
                 break
+            # Their distances are not those that their lines had promised.
+            survey.square[anew], survey.slope[anew] = run.answer.square[anew], run.slopes(anew)
+            low, high = run.answer.line.T
+            ends = np.where(np.isnan(low), 0.0, low), np.where(np.isnan(high), np.inf, high)
+            target_now = _common(run.answer.lambda_, survey, *ends, epsilon)
+            if target_now is not None:
+                survey.follow(run, np.clip(target_now, *ends))
     own = np.maximum(survey.objective, survey.objective.mean())
     run.answer.lambda_[~(survey.gap <= run.settings.tol_gap * own)] = np.nan
     return False

@@ -20,9 +20,9 @@ Array = NDArray[np.float64]
 Index = NDArray[np.int64]
 Mask = NDArray[np.bool_]
 
-#: Weight of a hard row against a ball row, by the dtype of the factor, whose rounding it must not
-#: drown. The multipliers converge by about this factor a sweep.
-STIFFNESS = {np.dtype(np.float32): 1e4, np.dtype(np.float64): 1e6}
+#: Weight of a hard row against a ball row. The multipliers converge by about this factor a sweep;
+#: where there are more tight rows than weights to choose from, a larger one lets them leap.
+STIFFNESS = 1e4
 
 #: The same in damped steps, over the damping: a proximal term of the multipliers.
 SOFTENED = 0.2
@@ -75,7 +75,7 @@ class Model:
         self.right, self.cost, self.start, self.lambda_ = right, cost, start, lambda_
         self.member = rows
         self.full: Array | None = None
-        self.stiffness = STIFFNESS[system.dtype]
+        self.stiffness = STIFFNESS
         if system.damping > 0.0:
             self.stiffness = min(self.stiffness, SOFTENED / system.damping)
         self.rows = np.zeros((0, len(right)))

@@ -165,9 +165,9 @@ def _solved(output: Output, gradient: Array, sums: Array, tolerances: Tolerances
     """Return whether an output satisfies the conditions, by its gap and violation."""
     _, _, imbalance, support, square, _ = sums
     ball, lambda_ = np.sqrt(output.square), output.lambda_
-    objective, ratio = polish_kernels.dual_ratio(
-        output.V, gradient, output.penalty, lambda_, 1e-9 * ball
-    )
+    # Products that are to vanish do so but for rounding, which hard rows have without a ball, too.
+    floor = 1e-9 * ball + 1e-13 * np.sqrt(square)
+    objective, ratio = polish_kernels.dual_ratio(output.V, gradient, output.penalty, lambda_, floor)
     slack = tolerances.feas * output.scale
     kept = ball - output.radius <= slack and np.sqrt(output.excess) <= slack
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
