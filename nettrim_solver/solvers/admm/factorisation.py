@@ -244,7 +244,7 @@ class Factorisation:
 def _dense(S: NDArray[Any]) -> bool:
     """Return whether rows are too many, or too full, for a product by their nonzero entries."""
     m = len(S)
-    return m > FEW or (m > VERY_FEW and np.count_nonzero(S) > SPARSE_SHARE * S.size)
+    return m > FEW or bool(m > VERY_FEW and np.count_nonzero(S) > SPARSE_SHARE * S.size)
 
 
 def _product(X: Any, transpose_first: bool) -> Array:

@@ -157,15 +157,14 @@ def _start(
     if len(columns) == 0:
         return columns, epsilon, lambda_, None
     rho = (settings.rho or RHO) / limit
-    V, warm = None, run.warm_start(columns)
-    if warm is not None:
+    start: Any = (None, beta, theta, slopes)
+    if (warm := run.warm_start(columns)) is not None:
         V, beta, theta, previous = warm
-        theta, slopes = theta.astype(lower.dtype), None
+        start = (V, beta, theta.astype(lower.dtype), None)
         rho = np.where(np.isfinite(previous), previous, rho)
     block = Block(
         f, lower, upper, run.penalty(columns), epsilon, lambda_, run.problem.strict,
-        (V, beta, theta, slopes), rho, settings.relaxation, lower.dtype, run.workers,
-        run.context.n_threads,
+        start, rho, settings.relaxation, lower.dtype, run.workers, run.context.n_threads,
     )  # fmt: skip
     return columns, epsilon, lambda_, block
 
