@@ -20,11 +20,7 @@ Array = NDArray[np.float64]
 Index = NDArray[np.int64]
 Mask = NDArray[np.bool_]
 
-#: Weight of a hard row against a ball row. The multipliers converge by about this factor a sweep;
-#: where there are more tight rows than weights to choose from, a larger one lets them leap.
-STIFFNESS = 1e4
-
-#: The same in damped steps, over the damping: a proximal term of the multipliers.
+#: Weight of a hard row in damped steps, over the damping: a proximal term of the multipliers.
 SOFTENED = 0.2
 
 #: Largest relative change of lambda in one step: the iterate's estimate is a good one, and near a
@@ -65,17 +61,19 @@ class Model:
     start : ndarray of shape (n,)
         ``V_T`` (0 for the intercept).
     lambda_ : float
+    stiffness : float
+        Weight of a hard row against a ball row, in steps that are not damped.
     """
 
     def __init__(
         self, system: WorkingSet, support: Mask, rows: Mask, right: Array, cost: Array,
-        start: Array, lambda_: float,
+        start: Array, lambda_: float, stiffness: float,
     ) -> None:  # fmt: skip
         self.system, self.support = system, support
         self.right, self.cost, self.start, self.lambda_ = right, cost, start, lambda_
         self.member = rows
         self.full: Array | None = None
-        self.stiffness = STIFFNESS
+        self.stiffness = stiffness
         if system.damping > 0.0:
             self.stiffness = min(self.stiffness, SOFTENED / system.damping)
         self.rows = np.zeros((0, len(right)))

@@ -31,6 +31,11 @@ SINGLE_SWEEPS = 4
 BORDER = 16
 BORDER_SHARE = 0.15
 
+#: Weight of a hard row against a ball row: multipliers converge by about this factor a sweep. Where
+#: more rows are tight than there are weights to choose from, a large one lets them leap; where a
+#: system is ill-conditioned a small one lets them crawl. Attempts take turns.
+STIFFNESS, STIFFER = 3e4, 1e6
+
 #: Least damping of a step that is damped, and the first damping of one that is damped from the
 #: start, relative to the residual.
 LEAST_DAMPING = 1e-3
@@ -75,7 +80,8 @@ class Output:
 
     A small multiplier may have its ball rows `carried` (:func:`carry`): they count as hard, too,
     but give way by ``share * y``; `lambda_` is then but the unit of y, and ``share * lambda_`` the
-    multiplier. ``miss`` is how far they are from that, ``length`` what it is measured against.
+    multiplier. ``miss`` is how far they are from that, ``length`` what it is measured against, and
+    ``stiffness`` what a hard row weighs against a ball row.
 
     An answer counts after `least` sweeps: tangents are those of a step.
     """
@@ -97,6 +103,7 @@ class Output:
     tangent_nu: tuple[Index, Array]
     carried: Mask | None = None
     share: float = 1.0
+    stiffness: float = STIFFNESS
     length: float = 0.0
     miss: float = 0.0
     proved: bool = False
@@ -275,6 +282,7 @@ def take_step(factorisation: Factorisation, output: Output, plan: Plan) -> bool:
         cost=np.append(zeros, output.penalty[columns] * signs),
         start=np.append(zeros, V[columns]),
         lambda_=output.lambda_,
+        stiffness=output.stiffness,
     )
     if len(plan.stiff):
         model.add_stiff_rows(plan.stiff, output.y[plan.stiff], plan.excess, plan.signs)

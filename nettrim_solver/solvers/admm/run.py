@@ -20,7 +20,7 @@ from ...problem import Problem
 from ...status import Status
 from .. import Context, Progress, kernels
 from .factorisation import Factorisation
-from .newton import Output, carry
+from .newton import STIFFER, Output, carry
 from .polish import Tolerances, polish
 
 Array = NDArray[np.float64]
@@ -278,7 +278,9 @@ class Run:
             tangent_beta=float(self.answer.tangent_beta[column]),
             tangent_nu=self.answer.tangent_nu[column], least=int(self.problem.joint),
         )  # fmt: skip
-        if self.tries[column] % CARRIED_EVERY == CARRIED_EVERY - 1:
+        if (attempt := self.tries[column] % CARRIED_EVERY) == 1:
+            output.stiffness = STIFFER
+        elif attempt == CARRIED_EVERY - 1:
             carry(output, float(self.natural[column]), theta)
         return output
 
