@@ -90,6 +90,17 @@ def test_planted_values_are_met(formulation, radius, intercept, kind, shape):
     )
 
 
+def test_multipliers_of_hard_rows_settle_in_an_ill_conditioned_system():
+    planted = instances.planted(
+        30, 60, 4, kind="duplicate_columns", formulation="strict", radius="joint", seed=43
+    )
+    solution = solve(planted.problem, tol_gap=1e-9, tol_feas=1e-9)
+    assert solution.status is Status.OPTIMAL
+    assert solution.certificate.objective == pytest.approx(
+        planted.objective, rel=TOLERANCE["planted"]
+    )
+
+
 @pytest.mark.parametrize("epsilon", [0.0, 1e-6, 1e-3])
 @pytest.mark.parametrize(("formulation", "radius"), list(product(("pooled", "strict"), RADII)))
 def test_planted_values_are_met_at_tiny_radii(formulation, radius, epsilon):
