@@ -580,7 +580,6 @@ def test_products_do_not_depend_on_how_many_outputs_there_are(dtype, order):
     rng = np.random.default_rng(2)
     X = np.asarray(rng.standard_normal((70, 9)), dtype=dtype, order=order)
     f = Factorisation(Problem(X, np.ones((70, 1)), tolerance=0.1))
-    f.X = f._designs[np.dtype(dtype)] = X  # a problem's own is in C order
     m = 2 * factorisation.FEW
     V = rng.standard_normal((m, 9)).astype(dtype)
     S = (rng.standard_normal((m, 70)) * (rng.random((m, 70)) < 0.3)).astype(dtype)
@@ -592,3 +591,15 @@ def test_products_do_not_depend_on_how_many_outputs_there_are(dtype, order):
         np.testing.assert_allclose(part, Z[some], atol=20 * accuracy)
         np.testing.assert_allclose(level, shift[some], atol=20 * accuracy)
         np.testing.assert_allclose(back, product[some], atol=20 * accuracy)
+
+
+@pytest.mark.parametrize("workers", [True, False])
+def test_workers_share_large_problems_only(monkeypatch, workers):
+    problem = instances.random_relu_layer(40, 8, 3, tolerance=0.2).problem
+    size = problem.n_samples * problem.n_inputs * problem.n_outputs
+    monkeypatch.setattr(admm, "SHARED_FROM", size if workers else size + 1)
+    pool, counts = admm.ThreadPoolExecutor, []
+    monkeypatch.setattr(admm, "ThreadPoolExecutor", lambda n: (counts.append(n), pool(n))[1])
+    assert solve(problem, n_threads=2).status is Status.OPTIMAL
+    assert solve(problem, n_threads=1).status is Status.OPTIMAL
+    assert counts == ([2] if workers else [])

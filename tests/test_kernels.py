@@ -428,3 +428,12 @@ def test_the_joint_multiplier_at_its_ends():
     assert joint_multiplier(norms, rho, 7.0) == 0.0
     assert joint_multiplier(norms, rho, 0.0) == np.inf
     assert joint_multiplier(np.array([4.0]), np.array([2.0]), 1.0) == pytest.approx(6.0)
+
+
+@pytest.mark.parametrize("size", [1e-120, 1e-8, 1e8, 1e120])
+def test_the_joint_multiplier_has_the_units_of_rho(size):
+    # A layer whose targets grow by `size` has distances as much larger, and rho smaller by squares.
+    norms, rho = np.array([3.0, 4.0, 1.0]), np.array([1.0, 2.0, 50.0])
+    mu = joint_multiplier(norms, rho, 2.0)
+    scaled = joint_multiplier(norms * size, rho / size / size, 2.0 * size)
+    assert scaled * size * size == pytest.approx(mu, rel=TOLERANCE["joint_multiplier"])

@@ -292,8 +292,7 @@ def joint_multiplier(norms: Array, rho: Array, epsilon: float) -> float:
         return 0.0
     if epsilon == 0.0:
         return np.inf
-    unit = float(rho.max())  # free of units, lest numbers of any size overflow
-    rho, norms = rho / unit, norms / epsilon
+    norms = norms / epsilon  # lest squares overflow
     mu = 0.0
     for _ in range(100):
         weights = rho / (rho + mu)
@@ -304,7 +303,7 @@ def joint_multiplier(norms: Array, rho: Array, epsilon: float) -> float:
         mu += change
         if abs(change) <= 1e-15 * mu:
             break
-    return unit * mu
+    return mu
 
 
 def _square(A: NDArray[Any]) -> Array:

@@ -36,7 +36,6 @@ KAPPA = 2e-3
 #: rounding; with an intercept they can contribute nothing.
 CONSTANT_COLUMN = 1e-12
 
-
 #: Outputs up to which X is multiplied by the kernels for few of them; and its transpose, where no
 #: more than this share of the entries is nonzero or the outputs are very few (docs/performance.md).
 FEW, VERY_FEW = 32, 6
@@ -137,7 +136,7 @@ class Factorisation:
             out = np.empty((len(V), self.n_samples), dtype=V.dtype)
         if sp.issparse(X):
             out[:] = scaled @ X.T
-        elif len(V) <= FEW and X.flags.c_contiguous:
+        elif len(V) <= FEW:
             kernels.forward_few(X, scaled, out)
         else:
             np.matmul(scaled, X.T, out=out)
@@ -149,7 +148,7 @@ class Factorisation:
         `sums` are the row sums of S, when known.
         """
         X = self.design(S.dtype)
-        if sp.issparse(X) or not X.flags.c_contiguous or _dense(S):
+        if sp.issparse(X) or _dense(S):
             product = np.asarray(S @ X)
         else:
             product = np.zeros((len(S), self.n_inputs), dtype=S.dtype)

@@ -105,11 +105,7 @@ def land(run: Run, solve_at: Callable[[Run, float, Index], None]) -> bool:
                 break
             # Their distances are not those that their lines had promised.
             survey.square[anew], survey.slope[anew] = run.answer.square[anew], run.slopes(anew)
-            low, high = run.answer.line.T
-            ends = np.where(np.isnan(low), 0.0, low), np.where(np.isnan(high), np.inf, high)
-            target_now = _common(run.answer.lambda_, survey, *ends, epsilon)
-            if target_now is not None:
-                survey.follow(run, np.clip(target_now, *ends))
+            _centre(run, survey, epsilon)
     own = np.maximum(survey.objective, survey.objective.mean())
     run.answer.lambda_[~(survey.gap <= run.settings.tol_gap * own)] = np.nan
     return False
@@ -145,6 +141,18 @@ def _plan(
             return target, new, np.flatnonzero(stale)
         stale[_largest(cost, 0.5 * budget)] = True
     return None
+
+
+def _centre(run: Run, survey: Survey, epsilon: float) -> None:
+    """Move all outputs to where the foretold distances meet the radius, if there is such a place.
+
+    Lines that are not known yet have no end.
+    """
+    low, high = run.answer.line.T
+    ends = np.where(np.isnan(low), 0.0, low), np.where(np.isnan(high), np.inf, high)
+    target = _common(run.answer.lambda_, survey, *ends, epsilon)
+    if target is not None:
+        survey.follow(run, np.clip(target, *ends))
 
 
 def _largest(values: Array, budget: float) -> Index:
