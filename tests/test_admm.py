@@ -16,6 +16,7 @@ from nettrim_solver.problem import RADII
 from nettrim_solver.solvers import Context, admm, polish_kernels
 from nettrim_solver.solvers.admm import factorisation, lapack, polish, separable, working_set
 from nettrim_solver.solvers.admm.block import Block
+from nettrim_solver.solvers.admm.model import Model
 from nettrim_solver.solvers.admm.run import ARRAYS
 from nettrim_solver.solvers.admm.working_set import WorkingSet, gather
 
@@ -152,15 +153,16 @@ def solve_bordered(system, right, held, values, changed, diagonal):
 @pytest.mark.parametrize("storage", ["dense", "sparse"])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("intercept", [False, True])
+@pytest.mark.parametrize("share", [0.45, 0.8])  # fewer rows, or fewer others
 @pytest.mark.parametrize("shape", [(60, 20), (40, 60)])
-def test_a_border_equals_a_new_system(shape, intercept, dtype, storage):
+def test_a_border_equals_a_new_system(shape, share, intercept, dtype, storage):
     """Columns enter and are held, rows change their weight: as if H were built for the result."""
     f, _ = prepared(design(*shape, storage), intercept)
-    rng = np.random.default_rng(4)
-    rows = rng.random(shape[0]) < 0.8
+    rng = np.random.default_rng(5)
+    rows = (rng.random(shape[0]) < share) * rng.choice([1.0, 1.0, 6.0], shape[0])
     system = WorkingSet(f, np.arange(3, 8), rows, dtype)
     assert system.defined
-    weights = rows.astype(np.float64)
+    weights = rows.copy()
     close = TOLERANCE["single_projection" if dtype == np.float32 else "factorisation"]
     for step in range(6):
         unused = np.setdiff1d(np.arange(shape[1]), np.append(system.columns, [1, 2]))
@@ -189,7 +191,7 @@ def test_a_matrix_taken_over_equals_a_new_one(monkeypatch, shape, intercept, dty
     """Columns come and go, and so do rows; a damping leaves all as it was."""
     f, _ = prepared(design(*shape, storage), intercept)
     rng = np.random.default_rng(5)
-    rows, columns, system = rng.random(shape[0]) < 0.6, np.arange(2, 12), None
+    rows, columns, system = (rng.random(shape[0]) < 0.6).astype(float), np.arange(2, 12), None
     close = TOLERANCE["single_projection" if dtype == np.float32 else "factorisation"]
     monkeypatch.setattr(working_set, "TAKEN_OVER", np.inf)
     taken = []
@@ -203,9 +205,51 @@ def test_a_matrix_taken_over_equals_a_new_one(monkeypatch, shape, intercept, dty
         assert system.defined and new.defined
         for found, expected in ((system.factor, new.factor), (system.ridge, new.ridge)):
             np.testing.assert_allclose(np.tril(found), np.tril(expected), atol=close)
-        rows = rows ^ (rng.random(shape[0]) < 0.1)
+        rows = np.where(rng.random(shape[0]) < 0.1, rng.choice([0.0, 1.0, 4.0], shape[0]), rows)
         columns = np.sort(rng.choice(18, 10, replace=False))
     assert len(taken) == 3
+
+
+def test_ridges_are_relative_to_rows_of_weight_one():
+    """A heavy row must not stiffen the steps."""
+    f, _ = prepared(design(60, 20), True)
+    weights = np.ones(60)
+    plain = WorkingSet(f, np.arange(8), weights.copy(), np.float64, 1e-2)
+    weights[:5] = 1e5
+    heavy = WorkingSet(f, np.arange(8), weights, np.float64, 1e-2)
+    np.testing.assert_allclose(heavy.ridge, plain.ridge, rtol=1e-10)
+
+
+@pytest.mark.parametrize("released", [[], [1, 3]])
+@pytest.mark.parametrize("counted", [0.0, 1.0, 50.0])
+def test_a_step_with_hard_rows_solves_its_quadratic_model(counted, released):
+    """Whatever hard rows count in the base, and whether they are released from there."""
+    f, _ = prepared(design(60, 20), True)
+    rng = np.random.default_rng(7)
+    stiff, y, excess = np.arange(6, 12), rng.random(6) + 0.5, 1e-3 * rng.standard_normal(6)
+    columns, weights = np.arange(3, 10), np.ones(60)
+    weights[stiff] = counted
+    system = WorkingSet(f, columns, weights, np.float64)
+    rows = np.ones(60, dtype=bool)
+    rows[stiff] = False
+    right, cost = 1e-2 * rng.standard_normal(8), np.append(0.0, np.ones(7))
+    start = np.full(8, 10.0)
+    model = Model(system, np.ones(8, bool), rows, right, cost, start, 1e-3, 50.0)
+    model.add_stiff_rows(stiff, y.copy(), excess, np.ones(6))
+    if released:
+        model.force = np.where(np.isin(np.arange(6), released), -1.0, 1.0)
+        model._release()
+    step = model.solve(1.0, None)
+    block = gather(f, np.arange(60), columns, np.float64)
+    B, kept = block[stiff], np.isin(np.arange(6), released, invert=True)
+    H = block[rows].T @ block[rows] + 50.0 * B[kept].T @ B[kept] + np.diag(system.ridge)
+    sides = right - y[~kept] @ B[~kept] + 1e-3 * cost + 50.0 * excess[kept] @ B[kept]
+    expected = np.linalg.solve(H, sides)
+    close = {"rtol": TOLERANCE["factorisation"], "atol": TOLERANCE["factorisation"]}
+    np.testing.assert_allclose(step.delta, expected, **close)
+    np.testing.assert_allclose(step.tangent, np.linalg.solve(H, cost), **close)
+    force = np.where(kept, y + 50.0 * (excess - B @ expected), 0.0)
+    np.testing.assert_allclose(model.force, force, **close)
 
 
 def test_entries_in_use_are_listed_and_their_solution_is_spread():
@@ -222,22 +266,17 @@ def test_entries_in_use_are_listed_and_their_solution_is_spread():
     np.testing.assert_array_equal(values[1:6], [[2, 8], [4, 10], [5, 11], [2, 0], [3, 0]])
     np.testing.assert_array_equal(held[:2], [1, 4])
     z, x = np.arange(12.0).reshape(6, 2), np.full((2, 6), 0.5)
-    push, pull = np.zeros((1, 2)), np.zeros(2)
-    assert polish_kernels.border_spread(
-        z, 2, 1, 0, start, dropped, np.ones(1), np.full(1, 2.0), x, push, pull
-    )
+    pull = np.zeros(2)
+    assert polish_kernels.border_spread(z, 2, 1, start, dropped, x, pull)
     np.testing.assert_array_equal(x, [[0.5, 2, 2, 0, 3, 6], [0.5, 0, 3, 0, 0, 7]])
-    np.testing.assert_array_equal(push, [[0.0, -1.5]])
     np.testing.assert_array_equal(pull, [8, 10])
     z[3, 1] = np.nan
-    assert not polish_kernels.border_spread(
-        z, 2, 1, 0, start, dropped, np.ones(1), np.full(1, 2.0), x, push, pull
-    )
+    assert not polish_kernels.border_spread(z, 2, 1, start, dropped, x, pull)
 
 
 def test_columns_are_missing_until_they_are_appended():
     f, _ = prepared(design(60, 20), True)
-    system = WorkingSet(f, np.array([4, 5, 9]), np.ones(60, dtype=bool), np.float64)
+    system = WorkingSet(f, np.array([4, 5, 9]), np.ones(60), np.float64)
     wanted = np.zeros(20, dtype=bool)
     wanted[[3, 5, 7]] = True
     assert list(system.missing(wanted)) == [3, 7]
@@ -250,7 +289,7 @@ def test_dependent_columns_can_be_factorised():
     X[:, 5] = X[:, 4]
     f, _ = prepared(X, True)
     for dtype in (np.float32, np.float64):
-        assert WorkingSet(f, np.array([3, 4, 5]), np.ones(40, dtype=bool), dtype).defined
+        assert WorkingSet(f, np.array([3, 4, 5]), np.ones(40), dtype).defined
 
 
 @pytest.mark.parametrize("radius", RADII)

@@ -324,6 +324,43 @@ def test_triangular_solutions_and_borders(n, dtype):
     assert np.all(x[:, n] == 0.5)
 
 
+@pytest.mark.parametrize("enter", [1.0, np.inf])
+def test_columns_that_work_and_columns_that_may_enter(enter):
+    rng = np.random.default_rng(8)
+    V = np.where(rng.random(40) < 0.5, rng.standard_normal(40), 0.0)
+    gradient, live = rng.standard_normal(40), rng.random(40) < 0.8
+    penalty = np.where(rng.random(40) < 0.8, rng.random(40) + 0.5, 0.0)
+    inside, entering, excess = np.empty(40, bool), np.empty(40, np.int64), np.empty(40)
+    n_inside, n = polish_kernels.support(
+        V, gradient, penalty, live, 0.7, enter, inside, entering, excess
+    )
+    expected = (V != 0) | ((penalty == 0) & live)
+    np.testing.assert_array_equal(inside, expected)
+    assert n_inside == expected.sum()
+    over = np.abs(gradient) - enter * 0.7 * np.where(penalty > 0, penalty, 1.0)
+    np.testing.assert_array_equal(entering[:n], np.flatnonzero((over > 0) & live & ~expected))
+    np.testing.assert_allclose(excess[:n], over[entering[:n]], rtol=TOLERANCE["reordered"])
+    assert n == 0 if enter == np.inf else 0 < n < 40
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_rows_that_work(strict):
+    """Ball rows: matched, or with a y. Hard rows: with a multiplier, or outside the box."""
+    rng = np.random.default_rng(9)
+    z, lower = rng.standard_normal(60), -rng.random(60)
+    upper = np.where(rng.random(60) < 0.4, lower, rng.random(60))
+    hard = (upper > lower) & (rng.random(60) < 0.7) if strict else np.zeros(0, dtype=bool)
+    y = np.where(rng.random(60) < 0.5, rng.standard_normal(60), 0.0)
+    rows, stiff, sides = np.empty(60, bool), np.empty(60, np.int64), np.empty(60)
+    n = polish_kernels.working_rows(z, y, lower, upper, hard, rows, stiff, sides)
+    mask = hard if strict else np.zeros(60, dtype=bool)
+    np.testing.assert_array_equal(rows, ~mask & ((y != 0) | (lower == upper)))
+    side = np.where(y != 0, y, z - np.clip(z, lower, upper))
+    np.testing.assert_array_equal(stiff[:n], np.flatnonzero(mask & (side != 0)))
+    np.testing.assert_array_equal(sides[:n], side[stiff[:n]])
+    assert (n > 0) == strict
+
+
 def test_the_distance_along_a_step_is_a_quadratic():
     """Its coefficients follow from the system that the step solves."""
     rng = np.random.default_rng(5)
@@ -341,7 +378,7 @@ def test_the_distance_along_a_step_is_a_quadratic():
     solved = np.linalg.solve(K, sides)
     x, push, pull = np.ascontiguousarray(solved[:6].T), -solved[6:8], solved[8:, 0].copy()
     found = polish_kernels.radius_change(
-        x, right, lambda_, cost, ridge, held, pull, B, y, push, float(E @ E)
+        x, right, lambda_, cost, ridge, held, pull, B @ x.T, y, push, float(E @ E)
     )
     lines = np.column_stack([A @ x[1], E - A @ x[0]])
     expected = [

@@ -71,6 +71,52 @@ def _conditions(z, lower, upper, hard, nu, centre, y, sums):  # type: ignore[no-
     sums[5] = shift
 
 
+def _support(  # type: ignore[no-untyped-def]
+    V, gradient, penalty, live, lambda_, enter, inside, entering, excess
+):
+    """Columns that work (a mask `inside`): with a weight, or live and not penalised.
+
+    Others whose gradient exceeds lambda times their penalty by the factor `enter` are listed in
+    `entering`, with their `excess`. Returns how many columns work, and how many may enter.
+    """
+    n_inside = 0
+    n = 0
+    for i in range(V.shape[0]):
+        inside[i] = V[i] != 0.0 or (penalty[i] == 0.0 and live[i])
+        if inside[i]:
+            n_inside += 1
+        elif live[i]:
+            over = abs(gradient[i]) - enter * lambda_ * penalty[i]
+            if over > 0.0:
+                entering[n] = i
+                excess[n] = over
+                n += 1
+    return n_inside, n
+
+
+def _working_rows(z, y, lower, upper, hard, rows, stiff, sides):  # type: ignore[no-untyped-def]
+    """Rows of the ball that work (a mask): matched, or outside the box.
+
+    Hard rows (`hard` is empty or has P entries) with a multiplier y, or outside the box, are
+    listed in `stiff`, with their multiplier or distance in `sides`. Returns how many there are.
+    """
+    some_hard = hard.shape[0] > 0
+    n = 0
+    for p in range(z.shape[0]):
+        if some_hard and hard[p]:
+            rows[p] = False
+            side = y[p]
+            if side == 0.0:
+                side = z[p] - min(max(z[p], lower[p]), upper[p])
+            if side != 0.0:
+                stiff[n] = p
+                sides[n] = side
+                n += 1
+        else:
+            rows[p] = y[p] != 0.0 or lower[p] == upper[p]
+    return n
+
+
 def _piece(z, slope, lower, upper, hard, y, change, ends):  # type: ignore[no-untyped-def]
     """How far a step t may go, ``z + t slope`` and ``y + t change``, before a row changes its part.
 
@@ -242,13 +288,11 @@ def _border_back(upper, keys, border, z, half, x):  # type: ignore[no-untyped-de
             x[c, k] = h[k]
 
 
-def _border_spread(  # type: ignore[no-untyped-def]
-    z, n_base, first, stiff, start, dropped, doubled, weight, x, push, pull
-):
-    """Spread the border's part z of a solution: to the variables x, and to the multipliers.
+def _border_spread(z, n_base, first, start, dropped, x, pull):  # type: ignore[no-untyped-def]
+    """Spread the border's part z of a solution: to the variables x, and to the held ones' `pull`.
 
-    Entries are in the order of :func:`_border_entries`, those of the stiff rows from `stiff` to
-    `first`. Returns whether all is finite.
+    Entries are in the order of :func:`_border_entries`, rows up to `first`. Returns whether all is
+    finite.
     """
     finite = True
     count = first
@@ -266,12 +310,6 @@ def _border_spread(  # type: ignore[no-untyped-def]
             pull[count - z.shape[0] + pull.shape[0]] = z[count, 0]
             count += 1
         if not (math.isfinite(x[0, i]) and math.isfinite(x[1, i])):
-            finite = False
-    for r in range(push.shape[0]):
-        factor = -(1.0 + doubled[r] / weight[r])
-        push[r, 0] = factor * z[stiff + r, 0]
-        push[r, 1] = factor * z[stiff + r, 1]
-        if not (math.isfinite(push[r, 0]) and math.isfinite(push[r, 1])):
             finite = False
     return finite
 
@@ -297,13 +335,13 @@ def _flip(x, change, start, cost, dropped, y, push, signs, delta, force):  # typ
 
 
 def _radius_change(  # type: ignore[no-untyped-def]
-    x, right, lambda_, cost, ridge, held, pull, rows, y, push, square
+    x, right, lambda_, cost, ridge, held, pull, moves, y, push, square
 ):
     """Coefficients of ``||E - X~ (u + d v)||^2`` as a quadratic in d, highest first.
 
     It is `square` at u = 0. The rows of x are u and v. The products with H follow from the system
-    that they solve, without H, where `held` variables have multipliers `pull`, and stiff `rows` the
-    multipliers y and their changes `push`.
+    that they solve, without H, where `held` variables have multipliers `pull`, and stiff rows the
+    multipliers y, their changes `push`, and products with u and v in `moves`.
     """
     u = x[0]
     v = x[1]
@@ -321,12 +359,9 @@ def _radius_change(  # type: ignore[no-untyped-def]
         rv += right[i] * v[i]
     for k in range(held.shape[0]):
         uu -= u[held[k]] * pull[k]
-    for r in range(rows.shape[0]):
-        bu = 0.0
-        bv = 0.0
-        for i in range(u.shape[0]):
-            bu += rows[r, i] * u[i]
-            bv += rows[r, i] * v[i]
+    for r in range(moves.shape[0]):
+        bu = moves[r, 0]
+        bv = moves[r, 1]
         vv += bv * push[r, 1]
         uu += bu * push[r, 0]
         uv += bv * push[r, 0]
@@ -354,6 +389,8 @@ def _dual_ratio(V, gradient, penalty, lambda_, floor):  # type: ignore[no-untype
 
 
 conditions = _compiled(_conditions)
+support = _compiled(_support)
+working_rows = _compiled(_working_rows)
 piece = _compiled(_piece)
 gather = _compiled(_gather)
 submatrix = _compiled(_submatrix)

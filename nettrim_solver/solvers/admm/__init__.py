@@ -75,7 +75,7 @@ class Settings:
     adaptive_rho: bool = True
     check_interval: int = 10
     polish: bool = True
-    polish_sweeps: int = 24
+    polish_sweeps: int = 40
     memory_limit: int = 2**30
 
     def validate(self) -> None:

@@ -21,7 +21,7 @@ Index = NDArray[np.int64]
 Mask = NDArray[np.bool_]
 
 #: Weight of a hard row in damped steps, over the damping: a proximal term of the multipliers.
-SOFTENED = 0.2
+SOFTENED = 0.3
 
 #: Largest relative change of lambda in one step: the iterate's estimate is a good one, and near a
 #: support that is too small the ball's quadratic is not.
@@ -71,25 +71,20 @@ class Model:
     ) -> None:  # fmt: skip
         self.system, self.support = system, support
         self.right, self.cost, self.start, self.lambda_ = right, cost, start, lambda_
-        self.member = rows
+        self.direction, self.stiffness = cost, hard_weight(stiffness, system.damping)
         self.full: Array | None = None
-        self.stiffness = stiffness
-        if system.damping > 0.0:
-            self.stiffness = min(self.stiffness, SOFTENED / system.damping)
-        self.rows = np.zeros((0, len(right)))
-        self.y = self.signs = self.doubled = np.zeros(0)
-        self.push, self.force = np.zeros((0, 2)), np.zeros(0)
-        self.stiff = np.zeros(0, dtype=np.int64)
-        self.goal, self.weight, self.direction = np.zeros((0, 2)), np.zeros(0), cost
+        self.member = rows
+        self.stiff, self.rows = np.zeros(0, dtype=np.int64), np.zeros((0, len(right)))
+        self.y = self.signs = self.weight = self.base = np.zeros(0)
+        self.goal = self.moves = self.push = np.zeros((0, 2))
 
     def add_stiff_rows(self, stiff: Index, y: Array, excess: Array, signs: Array) -> None:
         """Make hard rows equalities, ``rows @ delta = excess``, with multipliers from y."""
+        system = self.system
         self.stiff, self.y, self.signs = stiff, y, signs
-        self.rows = gather(self.system.factorisation, stiff, self.system.columns, np.float64)
-        # Those in the base count there with weight 1 already.
-        self.doubled = self.system.rows[stiff].astype(np.float64)
+        self.rows = gather(system.factorisation, stiff, system.columns, np.float64)
         self.goal = np.column_stack([excess, np.zeros(len(stiff))])
-        self.weight = np.full(len(stiff), self.stiffness)
+        self.weight, self.base = np.full(len(stiff), self.stiffness), system.weights[stiff]
 
     def soften(self, carried: Mask, share: float) -> None:
         """Let some of the stiff rows give way: ``rows @ delta = excess - share (y + push)``.
@@ -99,13 +94,18 @@ class Model:
         soft = np.where(carried, share, 0.0)
         self.goal[:, 0] -= soft * self.y
         self.goal[:, 1] = np.where(carried, -self.y / self.lambda_, 0.0)
-        self.weight = 1.0 / (soft + 1.0 / (self.weight + self.doubled)) - self.doubled
+        self.weight = 1.0 / (soft + 1.0 / self.weight)
         self.direction = np.zeros_like(self.cost)
 
     def solve(self, square: float, epsilon: float | None) -> Step | None:
         """Return the step from a point whose ball rows have the given squared norm."""
         dropped, delta = ~self.support, np.empty(len(self.right))
         x = np.empty((2, len(delta)))
+        # Rows of the ball that the base does not count as they are.
+        extra = self.member - self.system.weights
+        extra[self.stiff] = 0.0
+        self.changed = np.flatnonzero(extra)
+        self.change = extra[self.changed]
         for _ in range(DROP_ROUNDS):
             if dropped.all():
                 return Step(self.start.copy(), dropped, 0.0, np.zeros(len(dropped)))
@@ -150,37 +150,45 @@ class Model:
             return False
         self.pull = np.empty(held)
         return bool(polish_kernels.border_spread(
-            z, system.n_base, first, first - len(self.stiff), self.start, dropped, self.doubled,
-            self.weight, x, self.push, self.pull,
-        ))  # fmt: skip
+            z, system.n_base, first, self.start, dropped, x, self.pull
+        )) and self._set_push(z[len(self.changed) : first], x)  # fmt: skip
+
+    def _set_push(self, z: Array, x: Array) -> bool:
+        """Set how the multipliers of the stiff rows change; return whether all is finite."""
+        if not len(self.stiff):
+            return True
+        self.moves = self.rows @ x.T
+        self.push = self.weight[:, None] * (self.goal - self.moves)
+        # From the border, where they are in it, which keeps more digits.
+        loose = self.loose
+        self.push[loose] = (-self.weight[loose] / self.extra[loose])[:, None] * z
+        return bool(np.isfinite(self.push).all())
 
     def _set_rows(self) -> None:
         """Set what depends on the rows: right sides, their base's solution, the rows' borders."""
-        system = self.system
         self.full = np.stack([self.right + self.lambda_ * self.cost, self.direction])
-        changed = self.member != system.rows
-        changed[self.stiff] = False
-        rows = np.flatnonzero(changed)
-        self.row_diagonal = np.where(self.member[rows], -1.0, 1.0)
+        rows, change = self.changed, self.change
         if len(self.stiff):
-            self.full += (self.doubled[:, None] * self.goal).T @ self.rows
-            rows = np.concatenate([rows, self.stiff])
-            self.row_diagonal = np.concatenate([self.row_diagonal, -1.0 / self.weight])
-        # The border's entries: these, and after them those that depend on what is dropped.
+            self.full += (self.base[:, None] * self.goal).T @ self.rows
+            self.extra = self.weight - self.base
+            self.loose = np.flatnonzero(self.extra)
+            rows = np.append(rows, self.stiff[self.loose])
+            change = np.append(change, self.extra[self.loose])
+        # The border's entries: rows, and after them what depends on the columns that are dropped.
+        self.row_diagonal = -1.0 / change
         first, n = len(rows), len(self.right)
         self.keys, self.values = np.empty(first + 2 * n, np.int64), np.zeros((first + 2 * n, 2))
-        self.keys[:first] = system.row_keys(rows)
-        self.values[first - len(self.stiff) : first] = self.goal
-        self.held_room = np.empty(n, np.int64)
-        self.push, self.force = np.empty((len(self.stiff), 2)), np.empty(len(self.stiff))
-        self.half = system.half_solution(self.full)
+        self.keys[:first] = self.system.row_keys(rows)
+        if len(self.stiff):
+            self.values[len(self.changed) : first] = self.goal[self.loose]
+        self.held_room, self.force = np.empty(n, np.int64), np.empty(len(self.stiff))
+        self.half = self.system.half_solution(self.full)
 
     def _release(self) -> None:
-        """Take out the hard rows whose multiplier would change sign."""
-        wrong = self.force * self.signs < 0
+        """Take out the hard rows whose multiplier would change sign: they weigh nothing."""
+        wrong = np.flatnonzero(self.force * self.signs < 0.0)
         self.right, self.full = self.right - self.y[wrong] @ self.rows[wrong], None
-        for name in ("rows", "y", "signs", "stiff", "doubled", "force", "push", "goal", "weight"):
-            setattr(self, name, getattr(self, name)[~wrong])
+        self.y[wrong] = self.signs[wrong] = self.goal[wrong] = self.weight[wrong] = 0.0
 
     def _change(self, x: Array, square: float, epsilon: float) -> float:
         """Return the change of lambda after which the ball rows have norm epsilon.
@@ -191,7 +199,7 @@ class Model:
         """
         vv, linear, constant = polish_kernels.radius_change(
             x, self.right, self.lambda_, self.cost, self.system.ridge, self.held, self.pull,
-            self.rows, self.y, self.push, square,
+            self.moves, self.y, self.push, square,
         )  # fmt: skip
         if vv <= 0.0:
             return 0.0
@@ -199,3 +207,8 @@ class Model:
         change = (-linear + np.sqrt(root)) / (2.0 * vv) if root >= 0.0 else -np.inf
         most = LAMBDA_CHANGE * self.lambda_
         return float(np.clip(change, -most, most))
+
+
+def hard_weight(stiffness: float, damping: float) -> float:
+    """Return what a hard row weighs against a ball row in steps of this damping."""
+    return min(stiffness, SOFTENED / damping) if damping > 0.0 else stiffness

@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from .. import polish_kernels
 from .factorisation import Factorisation
-from .model import Model
+from .model import Model, hard_weight
 from .working_set import WorkingSet
 
 Array = NDArray[np.float64]
@@ -35,6 +36,10 @@ BORDER_SHARE = 0.15
 #: more rows are tight than there are weights to choose from, a large one lets them leap; where a
 #: system is ill-conditioned a small one lets them crawl. Attempts take turns.
 STIFFNESS, STIFFER = 3e4, 1e6
+
+#: Weight up to which hard rows are in the base with all of it. A heavier one costs the other rows'
+#: digits: hard rows are in the base with weight 1 then, and the border adds the rest.
+HEAVY = {np.float32: 100.0, np.float64: 1e5}
 
 #: Least damping of a step that is damped, and the first damping of one that is damped from the
 #: start, relative to the residual.
@@ -63,6 +68,9 @@ LEAST_LENGTH = 1e-6
 #: Share of its columns up to which a step may drop some and still is calm, and beyond which it is
 #: wild: with hard rows such a step is taken back, and damped.
 CALM, WILD = 0.02, 0.4
+
+#: No row is hard.
+NO_ROWS: Mask = np.zeros(0, dtype=bool)
 
 #: A column enters when |x_i^T y| exceeds lambda c_i by this factor.
 ENTER = 1.0 + 1e-10
@@ -203,39 +211,13 @@ def plan_step(
     Ball rows work where matched or outside the box. Hard rows work (as equalities) where they have
     a multiplier or are violated. Returns None where nothing can move.
     """
-    enter = output.sweep > 1 or not output.V.any()
-    support = _support(output, gradient, factorisation.live, enter)
+    support = _support(output, gradient, factorisation.live)
     if not support.any() and not factorisation.intercept:
         return None
-    y, hard = output.y, output.hard
-    rows = (y != 0) | output.fixed
-    stiff, excess, signs = np.zeros(0, dtype=np.int64), np.zeros(0), np.zeros(0)
-    if hard is not None:
-        rows &= ~hard
-        distance = np.where(hard, z - np.clip(z, output.lower, output.upper), 0.0)
-        _keep_worst(distance, y != 0, max(16, int(np.count_nonzero(support)) // 4))
-        sides = np.where(hard, np.where(y != 0, y, distance), 0.0)
-        # More equalities than variables say nothing new: the weakest keep their multiplier.
-        _keep_worst(sides, hard & (y == 0), max(64, 2 * int(np.count_nonzero(support))))
-        stiff = np.flatnonzero(sides)
-        signs = np.sign(sides[stiff])
-        excess = z[stiff] - np.where(signs > 0, output.upper[stiff], output.lower[stiff])
-        if output.carried is not None:
-            signs[output.fixed[stiff]] = 0.0  # either sign will do
+    rows, stiff, excess, signs = _working_rows(output, z, int(np.count_nonzero(support)))
     output.double |= output.sweep > SINGLE_SWEEPS
     if not _usable(output, support, rows, stiff):
-        base = rows.copy()
-        base[stiff] = True
-        columns = np.flatnonzero(support)
-        few = len(columns) <= SMALL_SUPPORT or len(columns) > LARGE_SHARE * base.sum()
-        double = output.double or few
-        many = len(columns) > DAMPED_SHARE * base.sum() or len(stiff) > STIFF_SHARE * len(columns)
-        if output.sweep == 1 and many and output.residual > NEAR:
-            output.damping = max(LEAST_DAMPING, DAMPED_START * min(output.residual, 1.0))
-        output.system = WorkingSet(
-            factorisation, columns, base, np.float64 if double else np.float32, output.damping,
-            output.system,
-        )  # fmt: skip
+        output.system = _new_base(factorisation, output, support, rows, stiff)
         if not output.system.defined:
             return None
     assert output.system is not None
@@ -244,12 +226,68 @@ def plan_step(
     return Plan(support, rows, stiff, excess, signs, gradient, imbalance)
 
 
-def _keep_worst(distance: Array, known: Mask, most: int) -> None:
-    """Set to zero, in place, all but the largest entries of those that are not yet known."""
-    candidates = np.flatnonzero((distance != 0) & ~known)
-    if len(candidates) > most:
-        order = np.argsort(-np.abs(distance[candidates]), kind="stable")
-        distance[candidates[order[most:]]] = 0.0
+def _support(output: Output, gradient: Array, live: Mask) -> Mask:
+    """Return the working columns: the support, and the worst of those that violate optimality.
+
+    None enters in the first step, which rests on the caller's support.
+    """
+    enter = ENTER if output.sweep > 1 or not output.V.any() else np.inf
+    inside, entering = np.empty(len(live), dtype=bool), np.empty(len(live), dtype=np.int64)
+    excess = np.empty(len(live))
+    n_inside, n = polish_kernels.support(
+        output.V, gradient, output.penalty, live, output.lambda_, enter, inside, entering, excess
+    )
+    entering = entering[:n][_largest(excess[:n], max(16, n_inside // 2))]
+    inside[entering] = True
+    return inside
+
+
+def _working_rows(output: Output, z: Array, n_columns: int) -> tuple[Mask, Index, Array, Array]:
+    """Return the working rows of the ball, and the hard ones with their excess and their signs."""
+    lower, upper, y = output.lower, output.upper, output.y
+    hard = NO_ROWS if output.hard is None else output.hard
+    rows, stiff, sides = np.empty(len(z), bool), np.empty(len(z), np.int64), np.empty(len(z))
+    n = polish_kernels.working_rows(z, y, lower, upper, hard, rows, stiff, sides)
+    if n == 0:
+        return rows, stiff[:0], sides[:0], sides[:0]
+    stiff, sides = stiff[:n], sides[:n]
+    # The worst of those that are violated. Of those with a multiplier, more equalities than
+    # variables say nothing new: the weakest keep theirs.
+    keep, known = np.ones(n, dtype=bool), y[stiff] != 0
+    for some, most in ((~known, max(16, n_columns // 4)), (known, max(64, 2 * n_columns))):
+        places = np.flatnonzero(some)
+        keep[places] = _largest(sides[places], most)
+    stiff, signs = stiff[keep], np.sign(sides[keep])
+    excess = z[stiff] - np.where(signs > 0, upper[stiff], lower[stiff])
+    if output.carried is not None:
+        signs[output.fixed[stiff]] = 0.0  # either sign will do
+    return rows, stiff, excess, signs
+
+
+def _largest(values: Array, most: int) -> Mask:
+    """Return which values are the largest, by magnitude, `most` of them."""
+    keep = np.ones(len(values), dtype=bool)
+    if len(values) > most:
+        keep[np.argsort(-np.abs(values), kind="stable")[most:]] = False
+    return keep
+
+
+def _new_base(
+    factorisation: Factorisation, output: Output, support: Mask, rows: Mask, stiff: Index
+) -> WorkingSet:
+    """Return a system with these columns and rows as its base."""
+    weights = rows.astype(np.float64)
+    weights[stiff] = 1.0
+    columns, working = np.flatnonzero(support), np.count_nonzero(weights)
+    few = len(columns) <= SMALL_SUPPORT or len(columns) > LARGE_SHARE * working
+    dtype = np.float64 if output.double or few else np.float32
+    many = len(columns) > DAMPED_SHARE * working or len(stiff) > STIFF_SHARE * len(columns)
+    if output.sweep == 1 and many and output.residual > NEAR:
+        output.damping = max(LEAST_DAMPING, DAMPED_START * min(output.residual, 1.0))
+    weight = hard_weight(output.stiffness, output.damping)
+    if output.carried is None and weight <= HEAVY[dtype]:
+        weights[stiff] = weight
+    return WorkingSet(factorisation, columns, weights, dtype, output.damping, output.system)
 
 
 def _usable(output: Output, support: Mask, rows: Mask, stiff: Index) -> bool:
@@ -259,7 +297,7 @@ def _usable(output: Output, support: Mask, rows: Mask, stiff: Index) -> bool:
         return False
     if output.double and system.dtype != np.float64:
         return False
-    changed = rows != system.rows
+    changed = rows != (system.weights > 0.0)
     changed[stiff] = False
     changes = np.count_nonzero(support != system.in_base) + np.count_nonzero(changed)
     return bool(changes <= max(BORDER, BORDER_SHARE * system.n_base))
@@ -326,16 +364,3 @@ def _reach(factorisation: Factorisation, output: Output, plan: Plan, move: Array
     slopes, gradient, limit = slopes[rests], plan.gradient[rests], limit[rests]
     parts = (limit - np.sign(slopes) * gradient) / np.abs(slopes)
     return min(BEYOND * float(parts.min(initial=np.inf)), 1.0)
-
-
-def _support(output: Output, gradient: Array, live: Mask, enter: bool) -> Mask:
-    """Return the working columns: the support, and the worst of those that violate optimality."""
-    inside = (output.V != 0) | ((output.penalty == 0) & live)
-    if enter:
-        excess = np.abs(gradient) - ENTER * output.lambda_ * output.penalty
-        candidates = np.flatnonzero((excess > 0) & live & ~inside)
-        limit = max(16, int(np.count_nonzero(inside)) // 2)
-        if len(candidates) > limit:
-            candidates = candidates[np.argsort(-excess[candidates], kind="stable")[:limit]]
-        inside[candidates] = True
-    return inside

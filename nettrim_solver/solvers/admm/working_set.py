@@ -1,11 +1,11 @@
 r"""The linear system of one output's working set: one factor, and a border for what changes.
 
-A *base*, working rows A and working columns T, is factorised once (Cholesky),
+A *base*, working rows A with their weights Q and working columns T, is factorised once (Cholesky),
 
-.. math:: H_0 = \tilde X_{AT}^T \tilde X_{AT} ,
+.. math:: H_0 = \tilde X_{AT}^T Q \tilde X_{AT} ,
 
 the intercept's column first. Every later change of the system is a row and a column of a border:
-an input that enters (:math:`b = \tilde X_{AT}^T \tilde x_{A,new}`), a sample whose weight changes
+an input that enters (:math:`b = \tilde X_{AT}^T Q \tilde x_{A,new}`), a sample whose weight changes
 by w (:math:`b = \tilde x_p`, with :math:`-1/w` on the diagonal), an entry that is held (a unit
 vector, with zero on the diagonal):
 
@@ -68,8 +68,8 @@ class WorkingSet:
     factorisation : Factorisation
     columns : ndarray of int
         The base's inputs, ascending.
-    rows : ndarray of bool, shape (n_samples,)
-        The base's samples.
+    weights : ndarray of shape (n_samples,)
+        Weights of the base's samples, at least 1; those of others are 0.
     dtype : dtype of the factor, float32 or float64
     damping : float
         Proximal term of the steps, relative to the diagonal of H.
@@ -89,12 +89,12 @@ class WorkingSet:
     """
 
     def __init__(
-        self, factorisation: Factorisation, columns: Index, rows: Mask, dtype: Any,
+        self, factorisation: Factorisation, columns: Index, weights: Array, dtype: Any,
         damping: float = 0.0, previous: WorkingSet | None = None,
     ) -> None:  # fmt: skip
         self.factorisation, self.dtype, self.damping = factorisation, np.dtype(dtype), damping
         self.constant = int(factorisation.intercept)
-        self.columns, self.rows = columns, rows
+        self.columns, self.weights = columns, weights
         self.n_base = len(columns) + self.constant
         self.in_base = np.zeros(factorisation.n_inputs, dtype=bool)
         self.in_base[columns] = True
@@ -146,19 +146,26 @@ class WorkingSet:
     def _products(self, new: Index) -> Array:
         """Return the products of new inputs with all variables and themselves, on the base's rows.
 
-        From these rows, or from the Gram matrix less the others, if fewer.
+        From these rows, or from the Gram matrix and the rows that it counts otherwise, if fewer.
         """
         f, columns = self.factorisation, np.append(self.columns, new)
-        rest = f.gram is not None and 2 * np.count_nonzero(self.rows) > f.n_samples
-        rows = np.flatnonzero(~self.rows if rest else self.rows)
+        weights = self._weights_to_add()
+        rows = np.flatnonzero(weights)
         block = gather(f, rows, columns, self.dtype)
-        products = (block[:, -len(new) :].T @ block).astype(np.float64)
-        if rest:
+        own = block[:, -len(new) :] * weights[rows, None].astype(self.dtype)
+        products = (own.T @ block).astype(np.float64)
+        if weights is not self.weights:
             assert f.gram is not None
             # The centred columns are orthogonal to the intercept's.
-            products = -products
             products[:, self.constant :] += f.gram[np.ix_(new, columns)]
         return products
+
+    def _weights_to_add(self) -> Array:
+        """Return the weights of rows to begin with nothing, or with the Gram matrix, if fewer."""
+        if self.factorisation.gram is None:
+            return self.weights
+        rest = self.weights - 1.0
+        return min(self.weights, rest, key=np.count_nonzero)
 
     def row_keys(self, rows: Index) -> Index:
         """Return the places of samples in the border."""
@@ -245,69 +252,84 @@ class WorkingSet:
         H = self._build(previous)
         polish_kernels.mirror(H.T)
         self._diagonal = H.diagonal().astype(np.float64)
-        self._level = float(self._diagonal.mean())
-        if not (np.isfinite(self._diagonal).all() and self._diagonal.max() > 0):
+        plain = self._plain_diagonal()
+        self._level = float(plain.mean())
+        if not (np.isfinite(self._diagonal).all() and plain.max() > 0):
             return False
         ridge = max(RIDGE[self.dtype], self.damping)
         for attempt in range(6):
             if attempt > 0:
                 polish_kernels.mirror(H)
                 ridge *= RIDGE_GROWTH
-            self.ridge = ridge * np.maximum(self._diagonal, self._level)
+            self.ridge = ridge * np.maximum(plain, self._level)
             np.fill_diagonal(H, self._diagonal + self.ridge)
             if lapack.factorise(H):
                 self.factor = H
                 return True
         return False
 
+    def _plain_diagonal(self) -> Array:
+        """Return the diagonal with weights of one, which is what ridges are relative to."""
+        heavy = np.flatnonzero(self.weights > 1.0)
+        if not len(heavy):
+            return self._diagonal
+        block = gather(self.factorisation, heavy, self.columns, np.float64)
+        return np.maximum(self._diagonal - (self.weights[heavy] - 1.0) @ np.square(block), 0.0)
+
     def _build(self, previous: WorkingSet | None) -> NDArray[Any]:
         """Return H_0, valid left of its diagonal, by the shortest way.
 
-        From the base's rows, from the Gram matrix less the others, or from a previous matrix.
+        From the base's rows, from the Gram matrix and the rows that it counts otherwise, or from a
+        previous matrix.
         """
         f, constant = self.factorisation, self.constant
-        working = np.flatnonzero(self.rows)
-        idle = f.n_samples - len(working)
         H = np.zeros((self.n_base, self.n_base), dtype=self.dtype, order="F")
-        cost = len(working) if f.gram is None else min(idle, len(working))
-        if previous is not None and self._change(previous) < TAKEN_OVER * cost:
+        weights = self._weights_to_add()
+        if previous is not None and self._change(previous) < TAKEN_OVER * np.count_nonzero(weights):
             self._take_over(previous, H)
-        elif f.gram is None or idle >= len(working):
-            lapack.add_gram(1.0, gather(f, working, self.columns, self.dtype), H)
-        else:
+            return H
+        if weights is not self.weights:
             polish_kernels.submatrix(f.gram, self.columns, H, constant)
             if constant:
                 H[0, 0] = f.n_samples
-            if idle:
-                others = gather(f, np.flatnonzero(~self.rows), self.columns, self.dtype)
-                lapack.add_gram(-1.0, others, H)
+        self._add_rows(weights, H)
         return H
+
+    def _add_rows(self, weights: Array, H: NDArray[Any]) -> None:
+        """Add rows of any weights to H."""
+        for sign in (1.0, -1.0):
+            rows = np.flatnonzero(sign * weights > 0.0)
+            if len(rows):
+                block = gather(self.factorisation, rows, self.columns, self.dtype)
+                roots = np.sqrt(np.abs(weights[rows]))
+                if np.any(roots != 1.0):
+                    block *= roots[:, None].astype(self.dtype)
+                lapack.add_gram(sign, block, H)
 
     def _change(self, previous: WorkingSet) -> float:
         """Return what taking over a matrix costs, in rows of a whole one."""
         if not previous.defined or previous.dtype != self.dtype:
             return np.inf
         new = np.count_nonzero(self.in_base & ~previous.in_base)
-        changed = np.count_nonzero(self.rows != previous.rows)
-        return changed + 2.0 * new / self.n_base * np.count_nonzero(self.rows)
+        changed = np.count_nonzero(self.weights != previous.weights)
+        return changed + 2.0 * new / self.n_base * np.count_nonzero(self.weights)
 
     def _take_over(self, previous: WorkingSet, H: NDArray[Any]) -> None:
         """Fill H from the matrix of a previous base."""
-        f, constant = self.factorisation, self.constant
+        constant = self.constant
         before = previous.columns[: previous.n_base - constant]
         kept = previous.in_base[self.columns]
         zero = np.arange(constant)
         places = np.append(zero, constant + np.flatnonzero(kept))
         old = np.append(zero, constant + np.searchsorted(before, self.columns[kept]))
         polish_kernels.inherit(previous.factor.T, previous._diagonal, old, places, H.T)
-        for sign, rows in ((1.0, self.rows & ~previous.rows), (-1.0, previous.rows & ~self.rows)):
-            if rows.any():
-                block = gather(f, np.flatnonzero(rows), self.columns, self.dtype)
-                lapack.add_gram(sign, block, H)
+        self._add_rows(self.weights - previous.weights, H)
         new = constant + np.flatnonzero(~kept)
         if len(new):
-            block = gather(f, np.flatnonzero(self.rows), self.columns, self.dtype)
-            products = block[:, new].T @ block
+            rows = np.flatnonzero(self.weights)
+            block = gather(self.factorisation, rows, self.columns, self.dtype)
+            weighted = block[:, new] * self.weights[rows, None].astype(self.dtype)
+            products = weighted.T @ block
             H[new], H[:, new] = products, products.T
 
 
