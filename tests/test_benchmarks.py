@@ -2,6 +2,7 @@
 
 import json
 import types
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -13,10 +14,12 @@ from benchmarks import (
     compare_known,
     compare_layers,
     compare_report,
+    layer_references,
     layer_report,
     pages,
 )
 from benchmarks.environment import environment
+from benchmarks.layer import N_REFERENCE, TARGETS, Layer, all_cases, time_cases
 from nettrim_solver.solvers import SOLVERS
 
 from .tolerances import TOLERANCE
@@ -381,6 +384,23 @@ def test_tables_are_written_between_marks_alone(tmp_path):
     with pytest.raises(ValueError, match="must hold the lines"):
         pages.write_between(page, ("<!-- b -->", "<!-- z -->"), "")
     assert page.read_text() == new
+
+
+def test_outputs_under_a_joint_radius_are_a_joint_program_of_their_own():
+    """Clarabel finds there what the layer's solution says, and so at the layer's multiplier."""
+    shape = asdict(Layer(80, 12, 5))
+    cases = [case for case in all_cases() if case["radius"] == "joint"]
+    solved = time_cases(shape, cases, repeats=1, time_limit=30.0, n_threads=1)["cases"]
+    entries = layer_references.time_clarabel(shape, solved)
+    assert [entry["posed"] for entry in entries] == [True, False] * len(cases)
+    for entry in entries:
+        assert entry["n_proved"] == entry["scaled_from_outputs"] == N_REFERENCE
+        assert entry["objective_difference"] <= TOLERANCE["references_agree"]
+    result = {"clarabel": entries, "targets": TARGETS | {"pairs": {}}, "published": None}
+    posed = [entry["ratio"] for entry in entries if entry["posed"]]
+    run = {"n_threads": 1, "cases": solved}
+    found = layer_report.verdicts(result | {"runs": [run]})
+    assert found["clarabel_ratio"]["worst"] == min(posed)
 
 
 @pytest.mark.parametrize("report", [layer_report, compare_report])
