@@ -188,7 +188,8 @@ class Model:
         """Take out the hard rows whose multiplier would change sign: they weigh nothing."""
         wrong = np.flatnonzero(self.force * self.signs < 0.0)
         self.right, self.full = self.right - self.y[wrong] @ self.rows[wrong], None
-        self.y[wrong] = self.signs[wrong] = self.goal[wrong] = self.weight[wrong] = 0.0
+        for values in (self.y, self.force, self.signs, self.goal, self.weight):
+            values[wrong] = 0.0
 
     def _change(self, x: Array, square: float, epsilon: float) -> float:
         """Return the change of lambda after which the ball rows have norm epsilon.

@@ -69,7 +69,7 @@ class WorkingSet:
     columns : ndarray of int
         The base's inputs, ascending.
     weights : ndarray of shape (n_samples,)
-        Weights of the base's samples, at least 1; those of others are 0.
+        Weights of the base's samples; those of others are 0.
     dtype : dtype of the factor, float32 or float64
     damping : float
         Proximal term of the steps, relative to the diagonal of H.
@@ -270,11 +270,11 @@ class WorkingSet:
 
     def _plain_diagonal(self) -> Array:
         """Return the diagonal with weights of one, which is what ridges are relative to."""
-        heavy = np.flatnonzero(self.weights > 1.0)
-        if not len(heavy):
+        rows = np.flatnonzero((self.weights != 0.0) & (self.weights != 1.0))
+        if not len(rows):
             return self._diagonal
-        block = gather(self.factorisation, heavy, self.columns, np.float64)
-        return np.maximum(self._diagonal - (self.weights[heavy] - 1.0) @ np.square(block), 0.0)
+        block = gather(self.factorisation, rows, self.columns, np.float64)
+        return np.maximum(self._diagonal - (self.weights[rows] - 1.0) @ np.square(block), 0.0)
 
     def _build(self, previous: WorkingSet | None) -> NDArray[Any]:
         """Return H_0, valid left of its diagonal, by the shortest way.
