@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from ...certificate import RADIUS_FLOOR
 from .. import polish_kernels
+from .newton import NO_ROWS
 from .run import Run
 
 Array = NDArray[np.float64]
@@ -45,8 +46,6 @@ ACCEPTED, PLANNED = 0.9, 0.6
 
 #: Distance of hard rows, over the share of the tolerance that the polish works to.
 MISSED = 2.0
-
-NO_ROWS = np.zeros(0, dtype=bool)
 
 
 @dataclass

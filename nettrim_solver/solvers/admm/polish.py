@@ -46,7 +46,7 @@ from numpy.typing import NDArray
 
 from .. import polish_kernels
 from .factorisation import Factorisation
-from .newton import DAMPED_START, LEAST_DAMPING, Output, plan_step, take_step
+from .newton import DAMPED_START, LEAST_DAMPING, NO_ROWS, Output, plan_step, take_step
 
 Array = NDArray[np.float64]
 
@@ -76,7 +76,7 @@ SYSTEM_BYTES = 4 * 2**20
 #: hard rows perhaps one of float64 with many more columns, and a border as wide.
 PLAIN_ENTRY, HARD_ENTRY = 4, 30
 
-NO_ROWS = (np.zeros(0, dtype=bool), np.zeros(0))
+NOTHING_HARD = (NO_ROWS, np.zeros(0))
 
 
 @dataclass(frozen=True)
@@ -149,7 +149,7 @@ def evaluate(factorisation: Factorisation, outputs: list[Output]) -> tuple[Array
     Z += (shift + [output.beta for output in outputs])[:, None]
     Y, sums = np.empty_like(Z), np.empty((len(Z), 6))
     for output, z, y, row in zip(outputs, Z, Y, sums, strict=True):
-        hard, nu = NO_ROWS if output.hard is None else (output.hard, output.nu)
+        hard, nu = NOTHING_HARD if output.hard is None else (output.hard, output.nu)
         polish_kernels.conditions(
             z, output.lower, output.upper, hard, nu, factorisation.intercept, y, row
         )

@@ -124,8 +124,9 @@ class WorkingSet:
 
     def append(self, new: Index) -> None:
         """Append inputs as variables."""
-        k, n, products = len(new), self.n_base, self._products(new)
+        k, n, before = len(new), self.n_base, len(self)
         self.columns = np.append(self.columns, new)
+        products = self._products(before + np.arange(k)).astype(np.float64)
         entries = np.arange(k)
         own = products[:, -k:]
         own[:] = 0.5 * (own + own.T)
@@ -143,29 +144,32 @@ class WorkingSet:
             cross[self._row_keys[rows]] = block[:, self.constant :]
         self._grow(products[:, :n], cross)
 
-    def _products(self, new: Index) -> Array:
-        """Return the products of new inputs with all variables and themselves, on the base's rows.
+    def _products(self, some: Index) -> NDArray[Any]:
+        """Return the products of some variables with all, on the base's rows.
 
-        From these rows, or from the Gram matrix and the rows that it counts otherwise, if fewer.
+        None of them is the intercept.
         """
-        f, columns = self.factorisation, np.append(self.columns, new)
-        weights = self._weights_to_add()
+        f, (weights, from_gram) = self.factorisation, self._shortest_way()
         rows = np.flatnonzero(weights)
-        block = gather(f, rows, columns, self.dtype)
-        own = block[:, -len(new) :] * weights[rows, None].astype(self.dtype)
-        products = (own.T @ block).astype(np.float64)
-        if weights is not self.weights:
+        block = gather(f, rows, self.columns, self.dtype)
+        own = block[:, some] * weights[rows, None].astype(self.dtype)
+        products = own.T @ block
+        if from_gram:
             assert f.gram is not None
             # The centred columns are orthogonal to the intercept's.
-            products[:, self.constant :] += f.gram[np.ix_(new, columns)]
+            inputs = self.columns[some - self.constant]
+            products[:, self.constant :] += f.gram[np.ix_(inputs, self.columns)]
         return products
 
-    def _weights_to_add(self) -> Array:
-        """Return the weights of rows to begin with nothing, or with the Gram matrix, if fewer."""
-        if self.factorisation.gram is None:
-            return self.weights
+    def _shortest_way(self) -> tuple[Array, bool]:
+        """Return weights of rows to add up, and whether to begin with the Gram matrix of all.
+
+        From there on it takes the rows that do not count once, otherwise those that count at all.
+        """
         rest = self.weights - 1.0
-        return min(self.weights, rest, key=np.count_nonzero)
+        fewer = np.count_nonzero(rest) < np.count_nonzero(self.weights)
+        from_gram = bool(fewer) and self.factorisation.gram is not None
+        return (rest if from_gram else self.weights), from_gram
 
     def row_keys(self, rows: Index) -> Index:
         """Return the places of samples in the border."""
@@ -279,16 +283,15 @@ class WorkingSet:
     def _build(self, previous: WorkingSet | None) -> NDArray[Any]:
         """Return H_0, valid left of its diagonal, by the shortest way.
 
-        From the base's rows, from the Gram matrix and the rows that it counts otherwise, or from a
-        previous matrix.
+        From a previous matrix, from the Gram matrix of all rows, or from nothing.
         """
         f, constant = self.factorisation, self.constant
         H = np.zeros((self.n_base, self.n_base), dtype=self.dtype, order="F")
-        weights = self._weights_to_add()
+        weights, from_gram = self._shortest_way()
         if previous is not None and self._change(previous) < TAKEN_OVER * np.count_nonzero(weights):
             self._take_over(previous, H)
             return H
-        if weights is not self.weights:
+        if from_gram:
             polish_kernels.submatrix(f.gram, self.columns, H, constant)
             if constant:
                 H[0, 0] = f.n_samples
@@ -326,10 +329,7 @@ class WorkingSet:
         self._add_rows(self.weights - previous.weights, H)
         new = constant + np.flatnonzero(~kept)
         if len(new):
-            rows = np.flatnonzero(self.weights)
-            block = gather(self.factorisation, rows, self.columns, self.dtype)
-            weighted = block[:, new] * self.weights[rows, None].astype(self.dtype)
-            products = weighted.T @ block
+            products = self._products(new)
             H[new], H[:, new] = products, products.T
 
 
