@@ -20,7 +20,7 @@ from .status import Status
 if TYPE_CHECKING:
     from .budget import solve_for_epsilon, solve_for_nnz, solve_for_sparsity
     from .comparison import Comparison
-    from .network import Network, prune_network
+    from .network import Network, Recipe, prune_network
     from .refine import refit, swaps
     from .reweighting import Round, reweight, reweighting_rounds
     from .solvers.admm.factorisation import Factorisation
@@ -35,6 +35,7 @@ __all__ = [
     "Network",
     "Problem",
     "Progress",
+    "Recipe",
     "Round",
     "Solution",
     "Status",
@@ -60,7 +61,7 @@ __all__ = [
 _LATER = {
     ".budget": ("solve_for_epsilon", "solve_for_nnz", "solve_for_sparsity"),
     ".comparison": ("Comparison",),
-    ".network": ("Network", "prune_network"),
+    ".network": ("Network", "Recipe", "prune_network"),
     ".refine": ("refit", "swaps"),
     ".reweighting": ("Round", "reweight", "reweighting_rounds"),
     ".solvers.admm.factorisation": ("Factorisation",),

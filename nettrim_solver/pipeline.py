@@ -10,8 +10,9 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, fields
-from typing import Any
+from dataclasses import dataclass, field, fields, replace
+from difflib import get_close_matches
+from typing import Any, ClassVar
 
 from .budget import solve_for_nnz
 from .checks import check_choice
@@ -21,7 +22,7 @@ from .refine import refit, swaps
 from .reweighting import reweight
 from .solution import Solution
 from .solve import solve
-from .solvers import SOLVERS, Progress
+from .solvers import SOLVERS, Progress, get_solver
 
 
 @dataclass(frozen=True)
@@ -47,10 +48,39 @@ class Call:
 class Step(ABC):
     """One step of a pipeline."""
 
+    #: Whether the step can be the first: it needs no answer to start from.
+    first: ClassVar[bool] = True
+
     @property
     def name(self) -> str:
         """The step in a word, for reports."""
         return type(self).__name__.lower()
+
+    def changes(self) -> dict[str, Any]:
+        """Return the options that are not at their defaults, as in a recipe file."""
+        default = type(self)()
+        return {
+            f.name: getattr(self, f.name)
+            for f in fields(self)
+            if getattr(self, f.name) != getattr(default, f.name)
+        }
+
+    def with_options(self, options: Mapping[str, Any]) -> Step:
+        """Return the step with other options.
+
+        Raises
+        ------
+        SettingsError
+            For an unknown option.
+        """
+        known = [f.name for f in fields(self)]
+        unknown = sorted(set(options) - set(known))
+        if unknown:
+            raise SettingsError(f"step {self.name!r} takes {known}, but was given {unknown}")
+        return replace(self, **options)
+
+    def check(self, problem: Problem) -> None:  # noqa: B027 - most steps can do anything
+        """Raise if the step cannot do what a problem of this form asks, before any work."""
 
     @abstractmethod
     def __call__(
@@ -83,10 +113,53 @@ class Solve(Step):
     solver: str = "admm"
     settings: Mapping[str, Any] = field(default_factory=dict)
 
+    #: Budgets, which are no settings of a step: the caller gives them.
+    RESERVED: ClassVar[tuple[str, ...]] = ("tolerance", "sparsity", "nnz", "pattern")
+
     @property
     def name(self) -> str:
         """The solver."""
         return self.solver
+
+    def changes(self) -> dict[str, Any]:
+        """Return the settings, and other options that are not at their defaults."""
+        found = super().changes()
+        found.pop("solver", None)
+        return {**found.pop("settings", {}), **found}
+
+    def with_options(self, options: Mapping[str, Any]) -> Step:
+        """Return the step with other options; what is none of its own is a setting of the solver.
+
+        Raises
+        ------
+        SettingsError
+            For a budget among the settings.
+        """
+        own = {f.name for f in fields(self)} - {"solver", "settings"}
+        settings = {name: value for name, value in options.items() if name not in own}
+        budgets = [name for name in self.RESERVED if name in settings]
+        if budgets:
+            raise SettingsError(
+                f"step {self.name!r} was given {budgets}: a budget is an argument of the call (or "
+                "of a layer in the recipe), not a setting of a step"
+            )
+        changed = {name: value for name, value in options.items() if name in own}
+        return replace(self, settings={**self.settings, **settings}, **changed)
+
+    def check(self, problem: Problem) -> None:
+        """Raise if the solver is not installed, cannot do this, or does not know a setting."""
+        module = get_solver(self.solver, problem)
+        reserved = {"tol_gap", "tol_feas", "time_limit", "scope", *self.RESERVED}
+        known = sorted({f.name for f in fields(module.Settings)} - reserved)
+        allowed = {*known, "tol_gap", "tol_feas", "time_limit", "scope"}
+        unknown = sorted(set(self.settings) - allowed)
+        if unknown:
+            raise SettingsError(
+                f"unknown setting {', '.join(map(repr, unknown))} for solver {self.solver!r}; it "
+                f"knows {known}"
+            )
+        own = {k: v for k, v in self.settings.items() if k in known or k == "time_limit"}
+        module.Settings(**own).validate()
 
     def __call__(
         self, problem: Problem, before: Solution | None, nnz: int | None, call: Call
@@ -95,8 +168,10 @@ class Solve(Step):
         given: dict[str, Any] = {
             "warm_start": before, "n_threads": call.n_threads, "callback": call.callback,
         } | dict(self.settings)  # fmt: skip
-        if call.deadline is not None:
-            given["time_limit"] = call.seconds_left()
+        limits = [given.get("time_limit"), call.seconds_left()]
+        known = {f.name for f in fields(get_solver(self.solver, problem).Settings)}
+        if any(limits) and (nnz is not None or "time_limit" in known):
+            given["time_limit"] = min(limit for limit in limits if limit is not None)
         if nnz is None:
             return solve(problem, self.solver, **given)
         return solve_for_nnz(problem, nnz, self.solver, **given)
@@ -158,8 +233,9 @@ class Reweight(Step):
 
 @dataclass(frozen=True)
 class Refit(Step):
-    """Choose the nonzero weights anew (:func:`refit`)."""
+    """Re-optimise the nonzero weights (:func:`refit`)."""
 
+    first: ClassVar[bool] = False
     target: str = "linear"
     damping: float | None = None
 
@@ -177,6 +253,7 @@ class Refit(Step):
 class Swaps(Step):
     """Exchange kept for removed weights (:func:`swaps`)."""
 
+    first: ClassVar[bool] = False
     target: str = "linear"
     damping: float | None = None
     max_swaps: int | None = None
@@ -233,12 +310,29 @@ class Pipeline:
                 raise SettingsError(f"solver must be one of {list(SOLVERS)}, but was {solver!r}")
             if isinstance(step, L0):
                 check_choice("start", step.start, ("trained", "before"))
-        if isinstance(steps[0], (Refit, Swaps)):
+        if not steps[0].first:
             raise SettingsError(
-                f"the first step must find weights of its own, but was {steps[0]!r}: "
-                "begin with Solve, L0 or Reweight"
+                f"the first step must find weights of its own, but was {steps[0].name!r}: begin "
+                "with a solver or with 'reweight'"
             )
         self.steps = steps
+
+    def check(self, problem: Problem) -> None:
+        """Raise if a step cannot do what a problem of this form asks, before any work.
+
+        Raises
+        ------
+        SettingsError, UnsupportedError, MissingDependencyError
+        """
+        for step in self.steps:
+            step.check(problem)
+
+    def __eq__(self, other: object) -> bool:
+        """Whether the steps are the same."""
+        return isinstance(other, Pipeline) and self.steps == other.steps
+
+    def __hash__(self) -> int:
+        return hash(repr(self))
 
     def __call__(
         self,
@@ -294,14 +388,67 @@ class Pipeline:
         return f"Pipeline({', '.join(_described(step) for step in self.steps)})"
 
 
+#: Steps that are no solver, by name.
+REFINEMENTS: dict[str, Step] = {"reweight": Reweight(), "refit": Refit(), "swaps": Swaps()}
+
+
+def as_pipeline(steps: Any) -> Pipeline:
+    """Return the pipeline that names of steps stand for.
+
+    Parameters
+    ----------
+    steps : str, mapping, Step, Pipeline, or sequence of str, mapping or Step
+        A step is the name of a solver, ``"reweight"``, ``"refit"`` or ``"swaps"``. A mapping names
+        it under ``"step"`` and holds its options, or the settings of the solver.
+
+    Raises
+    ------
+    SettingsError
+        For an unknown step or option.
+
+    Examples
+    --------
+    >>> as_pipeline(["reweight", {"step": "refit", "damping": 0.1}])
+    Pipeline(reweight, refit(damping=0.1))
+    >>> as_pipeline({"step": "l0", "rounds": 16})
+    Pipeline(l0(rounds=16))
+    """
+    if isinstance(steps, Pipeline):
+        return steps
+    if isinstance(steps, (str, Mapping, Step)):
+        steps = [steps]
+    try:
+        given = list(steps)
+    except TypeError:
+        raise SettingsError(
+            f"steps must name solvers and refinements, such as ['l0', 'refit'], but was {steps!r}"
+        ) from None
+    return Pipeline(*map(_as_step, given))
+
+
+def _as_step(given: Any) -> Step:
+    """Return the step that a name or a mapping stands for."""
+    if isinstance(given, Step):
+        return given
+    options: dict[str, Any] = {}
+    if isinstance(given, Mapping):
+        options = dict(given)
+        given = options.pop("step", None)
+    known = [*REFINEMENTS, *SOLVERS]
+    if not isinstance(given, str) or given not in known:
+        close = get_close_matches(str(given), known, n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        raise SettingsError(
+            f"steps must be made of the refinements {[*REFINEMENTS]} and the solvers {[*SOLVERS]}, "
+            f"but one was {given!r}{hint}"
+        )
+    step = REFINEMENTS.get(given) or (L0() if given == "l0" else Solve(given))
+    return step.with_options(options) if options else step
+
+
 def _described(step: Step) -> str:
-    """Return a step's name, and in parentheses the fields that are not at their defaults."""
-    default = type(step)()
-    changed = [
-        f"{f.name}={getattr(step, f.name)!r}"
-        for f in fields(step)
-        if f.name != "solver" and getattr(step, f.name) != getattr(default, f.name)
-    ]
+    """Return a step's name, and in parentheses the options that are not at their defaults."""
+    changed = [f"{name}={value!r}" for name, value in step.changes().items()]
     return step.name + (f"({', '.join(changed)})" if changed else "")
 
 

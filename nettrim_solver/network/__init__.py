@@ -6,7 +6,6 @@ come from. Importing this package loads numpy alone.
 
 from .allocation import allocate, measure_paths
 from .calibration import Calibration, LayerSignals, choose_rows, collect, collect_bytes
-from .choices import LayerSettings
 from .dead import DeadNeurons
 from .gathering import Concatenate, Embedding, Part
 from .graph import Network
@@ -29,6 +28,7 @@ from .pooling import AveragePool2d, GlobalAveragePool, MaxPool2d
 from .probing import layer_path
 from .progress import LayerProgress
 from .prune import plan_network, prune_network
+from .recipe import LayerRecipe, Recipe
 from .report import write_report
 from .result import LayerReport, PruningResult, Trial
 from .scaling import Affine, BatchNorm
@@ -56,8 +56,8 @@ __all__ = [
     "LayerPath",
     "LayerPlan",
     "LayerProgress",
+    "LayerRecipe",
     "LayerReport",
-    "LayerSettings",
     "LayerSignals",
     "MaxPool2d",
     "Network",
@@ -65,6 +65,7 @@ __all__ = [
     "Part",
     "PruningPlan",
     "PruningResult",
+    "Recipe",
     "Reshape",
     "Softmax",
     "SparseNetwork",

@@ -25,7 +25,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import fields
 from typing import Any, Literal
 
 import numpy as np
@@ -34,13 +33,12 @@ from ..checks import check_choice, check_flag, check_integer, check_number
 from ..exceptions import SettingsError
 from ..threads import limit_threads
 from .calibration import Calibration, as_calibration
-from .choices import MAX_ROWS, Options
+from .choices import Execution
 from .graph import Network
 from .paths import LayerPath
-from .probing import Prober
+from .probing import Prober, measuring_recipe
+from .recipe import ALLOCATIONS, MAX_ROWS, Recipe
 from .spreading import least_nnz, spread_by_output, spread_by_tolerance, spread_evenly
-
-METHODS = ("output_error", "tolerance", "uniform")
 
 Method = Literal["output_error", "tolerance", "uniform"]
 
@@ -70,7 +68,7 @@ def allocate(
     X_heldout: Any = None,
     solver: str = "alps",
     settings: Mapping[str, Any] | None = None,
-    output_weights: Literal["equal", "downstream"] | Network = "equal",
+    output_weights: Literal["equal", "downstream"] = "equal",
     max_rows: int | None = MAX_ROWS,
     seed: int = 0,
     n_threads: int | None = None,
@@ -99,8 +97,8 @@ def allocate(
         held out, as long as there are 50 of them.
     solver, settings
         What the layers are pruned with; it need not be what the network is going to be pruned with.
-    output_weights : {"equal", "downstream"} or Network
-        As in :func:`.prune_network`.
+    output_weights : {"equal", "downstream"}
+        As in :class:`.Recipe`.
     max_rows, seed, n_threads
         As in :func:`layer_path`.
 
@@ -137,9 +135,14 @@ def allocate(
     >>> allocate(network, sparsity=0.75, method="uniform")
     {'hidden': 60, 'scores': 9}
     """
+    recipe = measuring_recipe(
+        solver, settings, max_rows=max_rows, mode=mode, output_weights=output_weights,
+        skip=() if skip is None else skip,
+    )  # fmt: skip
     allocator = Allocator(
-        network, X, _options(locals()), method=method, paths=paths, weigh=weigh, X_heldout=X_heldout
-    )
+        network, X, recipe, Execution(n_threads, seed), method=method, paths=paths, weigh=weigh,
+        X_heldout=X_heldout,
+    )  # fmt: skip
     total = allocator.total(nnz, sparsity)
     with limit_threads(n_threads):
         allocator.prepare()
@@ -156,7 +159,7 @@ def measure_paths(
     X_heldout: Any = None,
     solver: str = "alps",
     settings: Mapping[str, Any] | None = None,
-    output_weights: Literal["equal", "downstream"] | Network = "equal",
+    output_weights: Literal["equal", "downstream"] = "equal",
     max_rows: int | None = MAX_ROWS,
     seed: int = 0,
     n_threads: int | None = None,
@@ -165,17 +168,16 @@ def measure_paths(
 
     Held-out samples are split off as there.
     """
+    recipe = measuring_recipe(
+        solver, settings, max_rows=max_rows, output_weights=output_weights,
+        skip=() if skip is None else skip,
+    )  # fmt: skip
     allocator = Allocator(
-        network, X, _options(locals()), method="output_error", X_heldout=X_heldout
+        network, X, recipe, Execution(n_threads, seed), method="output_error", X_heldout=X_heldout
     )
     with limit_threads(n_threads):
         allocator.prepare()
     return dict(allocator.paths)
-
-
-def _options(given: Mapping[str, Any]) -> Options:
-    """Return the options among a function's arguments."""
-    return Options(**{f.name: given[f.name] for f in fields(Options) if f.name in given})
 
 
 class Allocator:
@@ -185,7 +187,7 @@ class Allocator:
     ----------
     network : Network
     X : array_like, iterable or Calibration, optional
-    options : Options
+    recipe : Recipe
         How layers are pruned to measure them; those with budgets of their own are left out.
     method, paths, weigh
         As in :func:`allocate`.
@@ -206,7 +208,8 @@ class Allocator:
         self,
         network: Network,
         X: Any,
-        options: Options,
+        recipe: Recipe,
+        execution: Execution,
         *,
         method: str,
         paths: Mapping[str, LayerPath] | None = None,
@@ -214,16 +217,16 @@ class Allocator:
         X_heldout: Any = None,
         tell: Tell | None = None,
     ) -> None:
-        check_choice("method", method, METHODS)
+        check_choice("method", method, ALLOCATIONS)
         if weigh is not None:
             check_flag("weigh", weigh)
-        self.method, self.n_threads, self.tell = method, options.n_threads, tell
-        self.prober = _prober(network, X, X_heldout, options)
+        self.method, self.n_threads, self.tell = method, execution.n_threads, tell
+        self.prober = _prober(network, X, X_heldout, recipe, execution)
         self.layers = self.prober.layers
         self.paths = self._checked(paths)
         self.weights = dict.fromkeys(self.layers, 1.0)
         few = len(self.layers) <= MOST_LAYERS
-        wanted = (options.cascade and few and X is not None) if weigh is None else weigh
+        wanted = (recipe.mode == "cascade" and few and X is not None) if weigh is None else weigh
         self.weighs = bool(wanted) and method == "output_error" and len(self.layers) > 1
         if X is None and (self.weighs or (method != "uniform" and not self.paths)):
             raise SettingsError(f"method={method!r} needs calibration data, but X was None")
@@ -335,13 +338,15 @@ def _weight(path: LayerPath, counts: tuple[int, int], errors: list[float]) -> fl
     return float(np.clip((errors[0] - errors[1]) / alone, *WEIGHTS))
 
 
-def _prober(network: Network, X: Any, X_heldout: Any, options: Options) -> Prober:
+def _prober(
+    network: Network, X: Any, X_heldout: Any, recipe: Recipe, execution: Execution
+) -> Prober:
     """Return what prunes and measures; every fifth sample is held out if none are given."""
     if X is not None and isinstance(network, Network):
-        X = as_calibration(X, network.folded(), options.spill, "X")
+        X = as_calibration(X, network.folded(), execution.spill, "X")
         if X_heldout is None and len(X) >= ENOUGH:
             X, X_heldout = split(X)
-    return Prober(network, X, X_heldout, options)
+    return Prober(network, X, X_heldout, recipe, execution)
 
 
 def split(data: Calibration) -> tuple[Calibration, Calibration]:

@@ -13,39 +13,38 @@ Aghasi, Abdi, Nguyen, Romberg, *Net-Trim*, NIPS 2017 (arXiv:1611.05162), Algorit
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from ..exceptions import ProblemError, SettingsError
-from ..pipeline import Pipeline as Steps
+from ..pipeline import Pipeline
 from ..solvers import Progress
 from ..status import Status
 from .adjoint import check_differentiable
 from .calibration import Calibration, Folder, LayerSignals, collect
 from .checkpoint import Checkpoint, fingerprint_parts
-from .choices import Budget, LayerSettings, Options, cheap, resolve
+from .choices import PROXY, Execution, LayerSettings, proxy, resolve
 from .downstream import before_softmax, output_weights
 from .graph import Network
 from .layers import Layer
 from .outcome import assemble, untouched, with_answers, with_refit
 from .output_refit import OutputFit
 from .progress import Ended, LayerProgress
+from .recipe import Recipe
 from .result import LayerReport, PruningResult
 from .stages import stage_of
+from .target import Budget
 from .tasks import (
     GroupAnswer,
     GroupTask,
-    as_pipeline,
     failure,
     group_tasks,
     judge_group,
 )
-
-#: What prunes the network in the passes that come before.
-QUICK = "alps"
+from .warmup import warm_up
 
 
 @dataclass
@@ -56,14 +55,17 @@ class Run:
     original: Network
     data: Calibration
     heldout: Calibration | None
-    options: Options
-    budgets: Mapping[str, Budget]
+    recipe: Recipe
+    budget: Budget
+    execution: Execution
     choices: dict[str, LayerSettings]
     callback: Callable[[LayerProgress], object] | None = None
     time_limit: float | None = None
     checkpoint: Checkpoint | None = None
     #: What a callback is told that the run is for.
     stage: str = "final"
+    #: What was chosen for this network where the recipe left it open.
+    choices_made: tuple[str, ...] = ()
     #: Layers whose turn has come. One assignment adds both parts, whenever Ctrl-C comes.
     done: dict[str, tuple[Layer, LayerReport]] = field(default_factory=dict)
     started: float = field(default_factory=lambda: time.perf_counter())
@@ -72,17 +74,22 @@ class Run:
 
     @classmethod
     def of(
-        cls, network: Network, data: Calibration, options: Options,
-        budgets: Mapping[str, Budget], heldout: Calibration | None = None,
+        cls, network: Network, data: Calibration, recipe: Recipe, budget: Budget,
+        execution: Execution, heldout: Calibration | None = None,
     ) -> Run:  # fmt: skip
         """Check everything else that can be checked before work."""
         original = network.folded()
-        choices = resolve(original, options, budgets)
-        run = cls(network, original, data, heldout, options, budgets, choices)
+        choices = resolve(original, recipe, budget)
+        run = cls(network, original, data, heldout, recipe, budget, execution, choices)
         run.check_passes()
-        if options.output_refit:
+        if recipe.n_refit_steps:
             check_differentiable(original, run.to_prune, before_softmax(original))
         return run
+
+    @property
+    def cascade(self) -> bool:
+        """Whether layers are pruned on the activations of the network pruned up to them."""
+        return self.recipe.mode == "cascade"
 
     @property
     def to_prune(self) -> tuple[str, ...]:
@@ -96,34 +103,49 @@ class Run:
 
     def open(self, folder: Folder) -> None:
         """Keep finished layers in a folder, and use those that are there."""
-        options = self.options
-        passes = {"passes": options.passes} if options.passes else {}
+        recipe = self.recipe
+        passes = {"passes": recipe.n_passes} if recipe.n_passes else {}
         parts = fingerprint_parts(
-            self.original, self.data, self.choices, mode=options.mode, seed=options.seed, **passes
+            self.original,
+            self.data,
+            self.choices,
+            mode=recipe.mode,
+            seed=self.execution.seed,
+            **passes,
         )
         self.checkpoint = Checkpoint(folder, parts)
+
+    def warm_up(self) -> None:
+        """Compile what the solvers need, so that no layer is charged for it."""
+        pipelines = {one.steps for one in map(self.choices.get, self.to_prune) if one is not None}
+        warm_up(pipelines, self.budget, self.original.dtype, self.tell_compiling)
+
+    def tell_compiling(self) -> None:
+        """Call the user's callback before something is compiled."""
+        if self.callback is not None:
+            self.callback(LayerProgress("", 0, 1, None, 0.0, "compiling"))
 
     def prune(self) -> PruningResult:
         """Prune the layers, and measure what has become of the network."""
         stopped = self.look_ahead() or _walk(self)
-        if stopped is None and self.options.output_refit:
+        if stopped is None and self.recipe.n_refit_steps:
             stopped = _refit(self)
         return self.result(stopped)
 
     def check_passes(self) -> None:
         """Raise SettingsError if passes before this run would have no effect, or cannot be."""
-        if not self.options.passes:
+        if not self.recipe.n_passes:
             return
         if all(self.choices[name].output_weights == "equal" for name in self.to_prune):
             raise SettingsError(
-                f"passes measure the weights of the outputs, but were {self.options.passes!r} with "
+                f"passes measure the weights of the outputs, but were {self.recipe.n_passes!r} with "
                 "output_weights='equal': give output_weights='downstream'"
             )
         self.quick()
 
     def quick(self) -> Run:
         """Return a run of a quick solver with the budgets and the output weights of this one."""
-        run = Run.of(self.network, self.data, cheap(self.options, QUICK), self.budgets)
+        run = Run.of(self.network, self.data, proxy(self.recipe), self.budget, self.execution)
         run.choices = {
             name: replace(choice, output_weights=self.choices[name].output_weights)
             for name, choice in run.choices.items()
@@ -137,7 +159,7 @@ class Run:
         In each pass they are measured at the network that the pass before it gave. Returns why it
         ended early, None if it did not.
         """
-        for _ in range(self.options.passes):
+        for _ in range(self.recipe.n_passes):
             run = self.quick()
             run.callback = self.callback
             run.started, run.time_limit = self.started, self.time_limit
@@ -157,18 +179,18 @@ class Run:
                 reports[layer.name] = self.untouched(layer)
         result = assemble(
             self.original, self.pruned, [reports[layer.name] for layer in self.original.layers],
-            self.data, self.heldout, cascade=self.options.cascade, stopped=stopped,
+            self.data, self.heldout, cascade=self.cascade, stopped=stopped,
         )  # fmt: skip
         return replace(result, original=self.network, seconds=self.elapsed())
 
     def notes(self) -> tuple[str, ...]:
         """Return what is done besides pruning the layers."""
         found = []
-        if self.options.passes:
-            found.append(f"before: {self.options.passes} passes of all layers by {QUICK}")
-        if self.options.output_refit:
+        if self.recipe.n_passes:
+            found.append(f"before: {self.recipe.n_passes} passes of all layers by {PROXY}")
+        if self.recipe.n_refit_steps:
             found.append(
-                f"behind: about {self.options.output_refit} evaluations of the network and its "
+                f"behind: about {self.recipe.n_refit_steps} evaluations of the network and its "
                 "gradient on all samples, to refit the layers to the output"
             )
         return tuple(found)
@@ -237,16 +259,16 @@ def _refit(run: Run) -> Status | None:
     if not names:
         return None
     pruned = run.pruned
-    fit = OutputFit(run.original, pruned, run.data, names, seed=run.options.seed)
-    stopped = fit.run(run.options.output_refit, lambda: _between_steps(run, names[-1]))
+    fit = OutputFit(run.original, pruned, run.data, names, seed=run.execution.seed)
+    stopped = fit.run(run.recipe.n_refit_steps, lambda: _between_steps(run, names[-1]))
     if fit.network is pruned:
         return stopped
-    source = fit.network if run.options.cascade else run.original
+    source = fit.network if run.cascade else run.original
     for name in names:
         layer, choice = fit.network.layer(name), run.choices[name]
         signals = _signals(run, layer, source)
         activation = run.original.activation_after(name)
-        tasks = group_tasks(signals, activation, choice, run.options.cascade)
+        tasks = group_tasks(signals, activation, choice, run.cascade)
         report = with_refit(run.done[name][1], layer, tasks, (run.elapsed() - tick) / len(names))
         run.done[name] = layer, report
     return stopped
@@ -260,8 +282,8 @@ def _between_steps(run: Run, name: str) -> None:
 def _signals(run: Run, layer: Layer, source: Network) -> LayerSignals:
     """Return the rows of a layer, whose inputs are those of a network."""
     return collect(
-        source, layer.name, run.data, original=run.original if run.options.cascade else None,
-        max_rows=run.choices[layer.name].max_rows, seed=run.options.seed, spill=run.options.spill,
+        source, layer.name, run.data, original=run.original if run.cascade else None,
+        max_rows=run.choices[layer.name].max_rows, seed=run.execution.seed, spill=run.execution.spill,
     )  # fmt: skip
 
 
@@ -277,13 +299,13 @@ def _turn(run: Run, layer: Layer) -> tuple[Layer, LayerReport]:
     if finished is not None:
         W, b, record = finished
         return layer.with_weights(W, b), LayerReport.from_record(record)
-    source = run.pruned if run.options.cascade else run.original
+    source = run.pruned if run.cascade else run.original
     try:
         signals = _signals(run, layer, source)
         activation = run.original.activation_after(layer.name)
         tasks = group_tasks(
-            signals, activation, choice, run.options.cascade,
-            output_weights(run.original, layer.name, run.data, choice, run.options.seed),
+            signals, activation, choice, run.cascade,
+            output_weights(run.original, layer.name, run.data, choice, run.execution.seed),
         )  # fmt: skip
     except (ProblemError, NotImplementedError) as error:
         return layer, replace(report, outcome="passed over", reason=str(error))
@@ -312,17 +334,17 @@ class _Failed(Exception):  # noqa: N818
 
 def _solve(run: Run, layer: Layer, task: GroupTask) -> GroupAnswer:
     """Solve one problem of a layer, and judge the answer."""
-    pipeline, stages = as_pipeline(run.choices[layer.name]), []
+    steps, stages = run.choices[layer.name].steps, []
     call: dict[str, Any] = {
-        "n_threads": run.options.n_threads, "time_limit": run.time_left(),
+        "n_threads": run.execution.n_threads, "time_limit": run.time_left(),
         "callback": None if run.callback is None else lambda at: run.tell(layer.name, at),
     }  # fmt: skip
     try:
-        if isinstance(pipeline, Steps) and len(pipeline.steps) > 1:
-            for name, solution in pipeline.stages(task.problem, task.nnz, **call):
+        if isinstance(steps, Pipeline) and len(steps.steps) > 1:
+            for name, solution in steps.stages(task.problem, task.nnz, **call):
                 stages.append(stage_of(name, task, solution))
         else:
-            solution = pipeline(task.problem, task.nnz, **call)
+            solution = steps(task.problem, task.nnz, **call)
     except Exception as error:
         # A pipeline may be anyone's. Whatever it raises costs this layer, and no other.
         raise _Failed(f"{type(error).__name__}: {error}") from error
@@ -331,7 +353,8 @@ def _solve(run: Run, layer: Layer, task: GroupTask) -> GroupAnswer:
     if getattr(solution, "status", None) is Status.INTERRUPTED:
         raise Ended(Status.INTERRUPTED)
     cut_short = getattr(solution, "status", None) is Status.TIME_LIMIT
-    if cut_short or run.choices[layer.name].pipeline is not None:
+    single = isinstance(steps, Pipeline) and len(steps.steps) == 1
+    if cut_short or not single:
         # At the run's own limit this is half an answer; pipelines then leave steps out. At a limit
         # of the solver's settings it is an answer.
         run.time_left()

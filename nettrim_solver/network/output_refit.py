@@ -38,10 +38,11 @@ from ..status import Status
 from ..threads import limit_threads
 from .adjoint import check_differentiable, weight_gradients
 from .calibration import Calibration, as_calibration
-from .choices import Options, matches
+from .choices import matches
 from .downstream import before_softmax
 from .graph import Network, check_network
 from .progress import Ended
+from .recipe import Recipe
 
 Array = NDArray[np.float64]
 
@@ -145,9 +146,8 @@ def refit_output(
             f"pruned must be network with other weights, but network has {original!r} and pruned "
             f"{other!r}: their operations differ"
         )
-    skipped = {
-        layer.name for key in Options(skip=skip).skip for layer in matches(original, "skip", key)
-    }
+    keys = () if skip is None else Recipe(skip=skip).skip
+    skipped = {layer.name for key in keys for layer in matches(original, "skip", key)}
     check_integer("steps", steps, 0)
     check_number("damping", damping, 0.0, np.inf, closed=True)
     check_integer("seed", seed, 0)

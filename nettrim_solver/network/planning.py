@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..pipeline import Pipeline
 from ..solvers import SOLVERS
 from .calibration import Calibration, LayerSignals, collect, collect_bytes, draw
 from .choices import LayerSettings
@@ -18,7 +19,7 @@ from .graph import Network
 from .layers import Dense, Layer
 from .modes import Run
 from .result import aligned
-from .tasks import as_pipeline, group_tasks
+from .tasks import group_tasks
 
 #: Iterations of the ADMM that a layer is charged with, polish and checks included.
 ITERATIONS = 200
@@ -141,7 +142,7 @@ def plan(run: Run) -> PruningPlan:
     pipeline counts as the ADMM. The memory is counted in arrays, generously.
     """
     rate = measured_rate()
-    network, data, spilled = run.original, run.data, run.options.spill is not None
+    network, data, spilled = run.original, run.data, run.execution.spill is not None
     shapes = network.shapes_for(data.sample_shape)
     layers = []
     for layer in network.layers:
@@ -153,7 +154,7 @@ def plan(run: Run) -> PruningPlan:
         if choice.skip:
             seconds = 0.0
         else:
-            passes = 2 if run.options.cascade else 1
+            passes = 2 if run.cascade else 1
             forward = passes * min(len(data), rows) * _forward_flops(network, layer, shapes)
             work = _solver_flops(layer.matrices()[0], rows, choice)
             flops = forward + layer.n_groups * work
@@ -196,11 +197,20 @@ def _forward_flops(network: Network, layer: Layer, shapes: Mapping[str, tuple[in
 def _solver_flops(W: NDArray[Any], rows: int, choice: LayerSettings) -> float:
     """Return the flops of the solver for one problem, up to a factor that its sizes share."""
     N, M = W.shape
-    if choice.pipeline is None and not SOLVERS[choice.solver].convex:
+    solver = _single(choice)
+    if solver is not None and not SOLVERS[solver].convex:
         return rows * N**2 + 4.0 * rows * N * M + N**3 + PRODUCTS * 2.0 * N**2 * M
     inner = min(rows, N)
     one = ITERATIONS * (4.0 * rows * N * M + 2.0 * inner**2 * M) + 2.0 * rows * N * inner
     return one + 10.0 * inner**3
+
+
+def _single(choice: LayerSettings) -> str | None:
+    """Return the solver of a layer that is solved in one step."""
+    steps = choice.steps
+    if not isinstance(steps, Pipeline) or len(steps.steps) > 1:
+        return None
+    return getattr(steps.steps[0], "solver", None)
 
 
 def _solver_seconds(run: Run, layer: Layer, places: int, rows: int, work: float) -> float | None:
@@ -211,7 +221,8 @@ def _solver_seconds(run: Run, layer: Layer, places: int, rows: int, work: float)
     is not known, and if a solver fails.
     """
     choice = run.choices[layer.name]
-    if choice.pipeline is None and SOLVERS[choice.solver].convex and choice.solver != "admm":
+    solver = _single(choice)
+    if solver is not None and SOLVERS[solver].convex and solver != "admm":
         return None
     share, flops, seconds = min(1.0, (PIECE / work) ** (1 / 3)), [0.0], [0.0]
     try:
@@ -240,8 +251,8 @@ def _solve_piece(
     """
     choice, whole = run.choices[layer.name], layer.matrices()[0]
     used = math.ceil(share * rows)
-    few = Calibration(draw(run.data, math.ceil(used / places), run.options.seed))
-    signals = collect(run.original, layer.name, few, max_rows=used, seed=run.options.seed)
+    few = Calibration(draw(run.data, math.ceil(used / places), run.execution.seed))
+    signals = collect(run.original, layer.name, few, max_rows=used, seed=run.execution.seed)
     ins, outs = (
         np.linspace(0, size - 1, max(1, round(share * size))).astype(int) for size in whole.shape
     )
@@ -253,9 +264,9 @@ def _solve_piece(
     if keep is not None:
         choice = replace(choice, sparsity=None, nnz=round(keep * piece.W.size / layer.W.size))
     activation = run.original.activation_after(layer.name).select(outs)
-    (task,) = group_tasks(signals, activation, choice, run.options.cascade)
+    (task,) = group_tasks(signals, activation, choice, run.cascade)
     tick = time.perf_counter()
-    as_pipeline(choice)(task.problem, task.nnz, n_threads=run.options.n_threads)
+    choice.steps(task.problem, task.nnz, n_threads=run.execution.n_threads)
     return _solver_flops(piece.W, len(X), choice), time.perf_counter() - tick
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
@@ -13,15 +14,18 @@ from numpy.typing import NDArray
 from ..budget import solve_for_nnz
 from ..checks import check_number
 from ..exceptions import ProblemError, SettingsError, SolverError
+from ..pipeline import Pipeline, Solve
 from ..solution import Solution
 from ..solvers import SOLVERS
 from ..threads import limit_threads
 from .calibration import as_calibration, collect
-from .choices import MAX_ROWS, LayerSettings, Options, open_layers, resolve
+from .choices import Execution, LayerSettings, open_layers, resolve
 from .downstream import output_weights
 from .graph import Network, check_network
 from .measure import Errors, measure, relative
 from .paths import LayerPath
+from .recipe import MAX_ROWS, Recipe
+from .target import Budget
 from .tasks import failure, group_tasks
 
 if TYPE_CHECKING:
@@ -99,10 +103,19 @@ def layer_path(
     >>> bool(np.all(np.diff(path.output_errors) < 0)), float(path.output_errors[-1])
     (True, 0.0)
     """
-    options = Options(solver=solver, settings=settings, max_rows=max_rows, seed=seed)
-    prober = Prober(network, X, X_heldout, options)
+    recipe = measuring_recipe(solver, settings, max_rows=max_rows)
+    prober = Prober(network, X, X_heldout, recipe, Execution(n_threads, seed))
     with limit_threads(n_threads):
         return prober.path(name, sparsities, n_threads)
+
+
+def measuring_recipe(
+    solver: str, settings: Mapping[str, Any] | None = None, *, max_rows: int | None = None,
+    **changes: Any,
+) -> Recipe:  # fmt: skip
+    """Return the recipe of layers that are pruned by one solver to measure them."""
+    step = {**dict(settings or {}), "step": solver}
+    return Recipe(steps=step, max_rows=math.inf if max_rows is None else max_rows, **changes)
 
 
 class Prober:
@@ -113,7 +126,9 @@ class Prober:
     network : Network
     X, X_heldout : array_like, iterable or Calibration, optional
         Without X nothing can be pruned.
-    options : Options
+    recipe : Recipe
+        Of one step.
+    execution : Execution
 
     Attributes
     ----------
@@ -126,15 +141,16 @@ class Prober:
         Those that are to be pruned, and have no budget of their own.
     """
 
-    def __init__(self, network: Network, X: Any, X_heldout: Any, options: Options) -> None:
+    def __init__(
+        self, network: Network, X: Any, X_heldout: Any, recipe: Recipe, execution: Execution
+    ) -> None:
         check_network(network)
-        options.validate()
-        self.options = options
+        self.recipe, self.execution = recipe, execution
         self.original = network.folded()
-        self.layers = open_layers(self.original, options)
-        self.choices = resolve(self.original, options, {"nnz": 0})
+        self.layers = open_layers(self.original, recipe)
+        self.choices = resolve(self.original, recipe, Budget("nnz", 0))
         self.data, self.heldout = (
-            None if given is None else as_calibration(given, self.original, options.spill, name)
+            None if given is None else as_calibration(given, self.original, execution.spill, name)
             for name, given in (("X", X), ("X_heldout", X_heldout))
         )
         self._weights: dict[str, NDArray[np.float64] | None] = {}
@@ -179,7 +195,7 @@ class Prober:
         assert self.data is not None
         signals = collect(
             source, name, self.data, original=None if source is original else original,
-            max_rows=choice.max_rows, seed=self.options.seed, spill=self.options.spill,
+            max_rows=choice.max_rows, seed=self.execution.seed, spill=self.execution.spill,
         )  # fmt: skip
         activation = original.activation_after(name)
         weights = self._output_weights(name)
@@ -210,7 +226,7 @@ class Prober:
         if name not in self._weights:
             assert self.data is not None
             self._weights[name] = output_weights(
-                self.original, name, self.data, self.choices[name], self.options.seed
+                self.original, name, self.data, self.choices[name], self.execution.seed
             )
         return self._weights[name]
 
@@ -231,7 +247,7 @@ class Prober:
             fields[f"errors{suffix}"] = np.array([e.relative(e.network, name) for e in found])
             fields[f"output_errors{suffix}"] = np.array([_output_error(e) for e in found])
         return LayerPath(
-            name, self.original.layer(name).W.size, nnz, solver=str(self.choices[name].solver),
+            name, self.original.layer(name).W.size, nnz, solver=_step(self.choices[name]).solver,
             **fields,
         )  # fmt: skip
 
@@ -240,7 +256,8 @@ class _GroupSolver:
     """Solves the problem of one group for one budget after the other; carries what can be used."""
 
     def __init__(self, choice: LayerSettings, n_threads: int | None) -> None:
-        self.solver, self.settings = str(choice.solver), dict(choice.settings or {})
+        step = _step(choice)
+        self.solver, self.settings = step.solver, dict(step.settings)
         self.n_threads = n_threads
         self.last: Solution | None = None
         self.factorisation: Factorisation | None = None
@@ -258,6 +275,14 @@ class _GroupSolver:
             factorisation=self.factorisation, n_threads=self.n_threads, **self.settings,
         )  # fmt: skip
         return self.last
+
+
+def _step(choice: LayerSettings) -> Solve:
+    """Return the one step of a layer that is measured."""
+    assert isinstance(choice.steps, Pipeline)
+    (step,) = choice.steps.steps
+    assert isinstance(step, Solve)
+    return step
 
 
 def _counts(sparsities: Iterable[float], size: int) -> list[int]:

@@ -1,4 +1,4 @@
-"""Where a run stands, and how it ends before all is done."""
+"""How far a run has come, and how it ends before all is done."""
 
 from __future__ import annotations
 
@@ -12,9 +12,20 @@ if TYPE_CHECKING:
     from .result import LayerReport
 
 
+#: What a run does in its stages, in words; the layer's name follows.
+STAGES = {
+    "compiling": "compiling the solvers",
+    "paths": "measuring",
+    "probe": "trying a number of weights on",
+    "pass": "preliminary pass over",
+    "final": "pruning",
+    "refit": "refit to the network's output",
+}
+
+
 @dataclass(frozen=True)
 class LayerProgress:
-    """Where a run stands: at the start of a layer, at a check of its solver, or behind it.
+    """How far a run has come: at the start of a layer, at a check of its solver, or after it.
 
     Attributes
     ----------
@@ -25,18 +36,22 @@ class LayerProgress:
         The solver's own report; None before and after it runs, and while layers are measured.
     elapsed : float
         Seconds since the start of the call.
-    stage : {"paths", "probe", "pass", "final", "refit"}
-        Whether layers are measured for the allocation, a network is tried with the cheap solver,
-        pruned in a pass before (``passes=``), or pruned with the solver that was asked for; or
-        whether its layers are refitted together behind the last (``output_refit=``).
+    stage : {"compiling", "paths", "probe", "pass", "final", "refit"}
+        Whether solvers are compiled; layers are measured for the allocation; a network is tried
+        with a quick pruner; pruned in a preliminary pass; pruned by the recipe's steps; or its
+        layers are refitted together.
     trial : int
         Networks tried before this one.
     nnz : int or None
         Nonzeros that the search asks this one for.
     best_nnz : int or None
-        Of the sparsest network that met the demand so far.
+        Of the sparsest network that met the budget so far.
     report : LayerReport or None
-        Behind a layer, what became of it; errors of the whole network are not measured yet.
+        After a layer, what became of it; errors of the whole network are not measured yet.
+    pass_number, passes : int
+        Which of how many preliminary passes, from 1; 0 outside of them.
+    fraction : float or None
+        Estimated share of the whole run that is done; None in a search, whose length is not known.
     """
 
     layer: str
@@ -49,6 +64,22 @@ class LayerProgress:
     nnz: int | None = None
     best_nnz: int | None = None
     report: LayerReport | None = None
+    pass_number: int = 0
+    passes: int = 0
+    fraction: float | None = None
+
+
+def in_words(at: LayerProgress) -> str:
+    """Return what a run is doing, such as "preliminary pass 2 of 4: conv1"."""
+    if at.stage in ("compiling", "refit"):
+        return STAGES[at.stage]
+    what = STAGES[at.stage]
+    if at.stage == "pass" and at.passes:
+        what = f"preliminary pass {at.pass_number} of {at.passes}:"
+    if at.nnz is not None and at.stage in ("probe", "final"):
+        what = f"network {at.trial + 1}, {at.nnz:,} weights:"
+    iteration = "" if at.progress is None else f", iteration {at.progress.iteration}"
+    return f"{what} {at.layer}{iteration}"
 
 
 class Ended(Exception):  # noqa: N818

@@ -189,7 +189,7 @@ def _tiles(result: PruningResult, facts: Mapping[str, tuple[str, str]]) -> str:
         ("Zeros", shown(result.sparsity, "percent"),
          f"{shown(total - result.nnz, 'count')} of {shown(total, 'count')} weights"),
     ]  # fmt: skip
-    floor = result.settings.get("min_accuracy")
+    floor = result.budget.value if result.budget.name == "min_accuracy" else None
     if floor is not None and "Accuracy" not in facts:
         note = f"by the function of the search; at least {shown(floor, 'number')} was asked for"
         entries.append(("Accuracy", shown(result.value, "number"), note))
@@ -417,7 +417,9 @@ def _run(result: PruningResult) -> str:
     """Return what the run was, and with which versions the page was made."""
     package = sys.modules[__name__.partition(".")[0]]
     shape = " x ".join(map(str, result.sample_shape)) or "one number"
-    entries = {"mode": result.mode, "input": shape} | result.settings | {
+    entries = {
+        "budget": str(result.budget), "recipe": repr(result.recipe), "input": shape,
+        "chosen for this network": "; ".join(result.notes) or NOTHING,
         "nettrim_solver": package.__version__, "numpy": np.__version__,
         "Python": platform.python_version(), "platform": platform.platform(),
     }  # fmt: skip

@@ -19,7 +19,9 @@ from ..status import Status
 from .dead import DeadNeurons, dead_neurons, remove_dead_neurons
 from .graph import Network
 from .operations import Shape
+from .recipe import Recipe
 from .stages import Stage
+from .target import Budget
 
 if TYPE_CHECKING:
     from .paths import LayerPath
@@ -191,8 +193,12 @@ class PruningResult:
     seconds : float
     sample_shape : tuple of int
         Of the calibration data.
-    settings : dict
-        What was asked for, as JSON values: the arguments that were given a value.
+    budget : Budget
+        What the network was pruned to.
+    recipe : Recipe
+        How, with everything that was ``"auto"`` as it was chosen.
+    notes : tuple of str
+        What was chosen or left out for this network, and why.
     budgets : dict of str to int
         Nonzeros by layer that a budget of the network was spread into; empty where every layer had
         its own.
@@ -215,7 +221,9 @@ class PruningResult:
     output_bound: float | None
     seconds: float
     sample_shape: Shape
-    settings: dict[str, Any] = field(default_factory=dict)
+    budget: Budget = field(default_factory=lambda: Budget("", 0.0))
+    recipe: Recipe = field(default_factory=Recipe)
+    notes: tuple[str, ...] = ()
     budgets: dict[str, int] = field(default_factory=dict)
     value: float | None = None
     trials: tuple[Trial, ...] = ()
@@ -323,7 +331,9 @@ class PruningResult:
             "output_bound": plain(self.output_bound),
             "seconds": self.seconds,
             "layers": [report.to_dict() for report in self.layers],
-            "settings": self.settings,
+            "budget": plain(self.budget.to_dict()),
+            "recipe": plain(self.recipe.to_dict()),
+            "notes": list(self.notes),
             "budgets": self.budgets,
             "value": plain(self.value),
             "trials": [trial.to_dict() for trial in self.trials],

@@ -21,14 +21,15 @@ from ..status import Status
 from .allocation import Allocator
 from .calibration import Calibration, Folder
 from .checkpoint import Checkpoint, fingerprint_parts
-from .choices import Options, cheap
-from .demand import Demand, score
+from .choices import PROXY, Execution, proxy
 from .graph import Network
 from .modes import Run
 from .probing import GRID
 from .progress import Ended, LayerProgress
+from .recipe import Recipe
 from .result import PruningResult, Trial
 from .spreading import spread_evenly
+from .target import Budget, score
 
 #: Share of the weights that the first network tried keeps.
 FIRST = 0.1
@@ -45,12 +46,12 @@ class Search:
     network: Network
     data: Calibration
     heldout: Calibration | None
-    options: Options
+    recipe: Recipe
+    budget: Budget
+    execution: Execution
     allocator: Allocator
-    #: A number of nonzeros of the layers that share the budget, or what is to be met.
-    goal: int | Demand
-    probe: str | None
-    resolution: float
+    #: Nonzeros of the layers that share the budget; None where they are searched for.
+    total: int | None
     callback: Callable[[LayerProgress], object] | None = None
     time_limit: float | None = None
     checkpoint: Checkpoint | None = None
@@ -60,29 +61,27 @@ class Search:
     known: dict[tuple[Any, ...], Trial] = field(default_factory=dict)
     started: float = field(default_factory=lambda: time.perf_counter())
     stopped: bool = False
+    #: What was chosen for this network where the recipe left it open.
+    choices_made: tuple[str, ...] = ()
 
     @classmethod
     def of(
-        cls, network: Network, data: Calibration, heldout: Calibration | None, options: Options,
-        goal: Demand | Mapping[str, Any], *, allocation: str, paths: Any, probe: str | None,
-        resolution: float,
+        cls, network: Network, data: Calibration, heldout: Calibration | None, recipe: Recipe,
+        budget: Budget, execution: Execution,
     ) -> Search:  # fmt: skip
         """Check everything else that can be checked before work."""
-        measuring = options
-        if probe is not None or options.pipeline is not None:
-            measuring = cheap(options, probe or "alps")
         allocator = Allocator(
-            network, data, measuring, method=allocation, paths=paths, X_heldout=heldout
+            network, data, proxy(recipe), execution, method=recipe.allocation, X_heldout=heldout
         )
-        number = goal if isinstance(goal, Demand) else allocator.total(**goal)
-        search = cls(network, data, heldout, options, allocator, number, probe, resolution)
+        total = allocator.total(**budget.to_dict()) if budget.counts else None
+        search = cls(network, data, heldout, recipe, budget, execution, allocator, total)
         search.typical()  # It is not started: the arguments are checked.
         allocator.tell = search.tell_measuring
         return search
 
     def typical(self) -> Run:
         """Return what prunes one network, of the sparsity asked for in every layer."""
-        total = self.goal if isinstance(self.goal, int) else round(FIRST * self.allocator.most)
+        total = round(FIRST * self.allocator.most) if self.total is None else self.total
         sizes = {name: layer.W.size for name, layer in self.allocator.layers.items()}
         return self.run_for("final", spread_evenly(sizes, total))
 
@@ -91,18 +90,10 @@ class Search:
         found, n = [*self.typical().notes()], len(self.allocator.layers)
         if self.allocator.method != "uniform":
             solves = n * len(GRID) + (n * n + 3 * n if self.allocator.weighs else 0)
-            by = self.allocator.prober.options.solver
-            if not self.allocator.paths:
-                found.append(f"before: about {solves} layers pruned by {by}, to measure them")
-        if isinstance(self.goal, Demand):
+            found.append(f"before: about {solves} layers pruned by {PROXY}, to measure them")
+        if self.budget.searched:
             found.append("a search prunes the network several times, mostly 5 to 15")
         return tuple(found)
-
-    @property
-    def demand(self) -> Demand:
-        """What is searched for."""
-        assert isinstance(self.goal, Demand)
-        return self.goal
 
     def elapsed(self) -> float:
         """Return the seconds since the start."""
@@ -139,7 +130,7 @@ class Search:
     def open(self, folder: Folder) -> None:
         """Keep the networks tried in a folder, each in one of its own."""
         parts = fingerprint_parts(
-            self.network.folded(), self.data, {}, mode=self.options.mode, seed=self.options.seed,
+            self.network.folded(), self.data, {}, mode=self.recipe.mode, seed=self.execution.seed,
             allocation=self.allocator.method, layers=[*self.allocator.layers],
         )  # fmt: skip
         self.checkpoint = Checkpoint(folder, parts)
@@ -148,14 +139,12 @@ class Search:
 
     def run_for(self, stage: str, budgets: Mapping[str, int]) -> Run:
         """Return what prunes the network for these budgets, checked and not started."""
-        options = self.options
-        if stage == "probe":
-            assert self.probe is not None
-            options = cheap(options, self.probe)
+        recipe = proxy(self.recipe) if stage == "probe" else self.recipe
         heldout = self.heldout if stage == "final" else None
-        return Run.of(self.network, self.data, options, {"nnz": budgets}, heldout)
+        budget = Budget("nnz", dict(budgets))
+        return Run.of(self.network, self.data, recipe, budget, self.execution, heldout)
 
-    def prune(self, stage: str, total: int, budgets: dict[str, int]) -> PruningResult:
+    def prune_to(self, stage: str, total: int, budgets: dict[str, int]) -> PruningResult:
         """Prune the network for these budgets."""
         run = self.run_for(stage, budgets)
         if self.time_limit is not None:
@@ -175,14 +164,14 @@ class Search:
         if key in self.known:
             return self.known[key].met
         tick = self.elapsed()
-        result = self.prune(stage, total, budgets)
+        result = self.prune_to(stage, total, budgets)
         if result.status in (Status.TIME_LIMIT, Status.INTERRUPTED):
             raise Ended(result.status)
         if result.output_error is None:  # Ctrl-C while it was measured.
             raise Ended(Status.INTERRUPTED)
-        value = self.demand.measure(result)
+        value = self.budget.measure(result)
         trial = Trial(
-            stage, result.nnz, budgets, value, self.demand.met(value), self.elapsed() - tick
+            stage, result.nnz, budgets, value, self.budget.met(value), self.elapsed() - tick
         )
         self.known[key] = trial
         self.trials.append(trial)
@@ -195,15 +184,20 @@ class Search:
 
     def _closeness(self, trial: Trial) -> tuple[float, int]:
         """Return what is larger for trials that come closer; of equal ones for denser networks."""
-        return self.demand.merit(trial.value), trial.nnz
+        return self.budget.merit(trial.value), trial.nnz
 
     # Goals ------------------------------------------------------------------------------------
 
-    def result(self) -> PruningResult:
+    def warm_up(self) -> None:
+        """Compile what the solvers need, so that no layer is charged for it."""
+        run = self.typical()
+        run.callback = self.callback
+        run.warm_up()
+        self.started = time.perf_counter()
+
+    def prune(self) -> PruningResult:
         """Return the network that was asked for."""
-        if isinstance(self.goal, int):
-            return self._for_total(self.goal)
-        return self._for_demand()
+        return self._for_target() if self.total is None else self._for_total(self.total)
 
     def _for_total(self, total: int) -> PruningResult:
         try:
@@ -211,14 +205,14 @@ class Search:
             if self.allocator.weighs:
                 self.allocator.weigh(total)
             budgets = self.allocator.spread(total)
-            return self._told(self.prune("final", total, budgets), budgets, None)
+            return self._told(self.prune_to("final", total, budgets), budgets, None)
         except Ended as end:
             return self._trained(end.status, None)
         except KeyboardInterrupt:
             return self._trained(Status.INTERRUPTED, None)
 
-    def _for_demand(self) -> PruningResult:
-        dense = None if self.demand.accuracy is None else self._dense_score()
+    def _for_target(self) -> PruningResult:
+        dense = None if self.budget.accuracy is None else self._dense_score()
         ended: Status | None = None
         try:
             self._narrow()
@@ -238,8 +232,8 @@ class Search:
         assert self.nearest is not None
         result, trial = self.nearest
         raise SolverError(
-            f"no pruned network that was tried has {self.demand}: the nearest has "
-            f"{self.demand.what} {trial.value:.6g} at sparsity {result.sparsity:.4f}",
+            f"no pruned network that was tried has {self.budget}: the nearest has "
+            f"{self.budget.what} {trial.value:.6g} at sparsity {result.sparsity:.4f}",
             self._told(result, trial.budgets, trial.value),
         )
 
@@ -248,13 +242,10 @@ class Search:
         allocator = self.allocator
         allocator.prepare()
         start = round(FIRST * allocator.most)
-        step = PROBE_STEP
-        if self.probe is not None:
-            start = self._bracket("probe", start, PROBE_STEP, PROBE_WIDTH)
-            step = FINAL_STEP
+        start = self._bracket("probe", start, PROBE_STEP, PROBE_WIDTH)
         if allocator.weighs:
             allocator.weigh(min(max(start, allocator.least), allocator.most))
-        self._bracket("final", start, step, self.resolution)
+        self._bracket("final", start, FINAL_STEP, self.recipe.resolution)
 
     def _bracket(self, stage: str, start: int, step: float, width: float) -> int:
         """Try totals, and return the smallest that met the demand before one that did not.
@@ -279,11 +270,11 @@ class Search:
 
     def _dense_score(self) -> float:
         """Return the accuracy of the trained network, or raise if it is below the floor."""
-        assert self.demand.accuracy is not None
-        dense = score(self.demand.accuracy, self.network)
-        if not self.demand.met(dense):
+        assert self.budget.accuracy is not None
+        dense = score(self.budget.accuracy, self.network)
+        if not self.budget.met(dense):
             raise SettingsError(
-                f"min_accuracy is {self.demand.limit:g}, but the trained network itself has "
+                f"min_accuracy is {self.budget.limit:g}, but the trained network itself has "
                 f"accuracy {dense:g}: no network pruned from it can be expected to have more"
             )
         return dense

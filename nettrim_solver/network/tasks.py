@@ -21,25 +21,23 @@ Aghasi, Abdi, Nguyen, Romberg, *Net-Trim*, NIPS 2017 (arXiv:1611.05162), the cas
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from ..activations import Activation
-from ..budget import solve_for_nnz
 from ..budget.levels import reach
 from ..certificate import Certificate, certify, forward
 from ..problem import Problem
 from ..sample_size import required_samples
 from ..solution import Solution
-from ..solve import TOLERANCES, solve
-from ..solvers import get_solver
+from ..solve import TOLERANCES
 from ..status import Status, worst
 from .calibration import LayerSignals
-from .choices import LayerSettings, Pipeline
+from .choices import LayerSettings
 from .layers import Layer
 
 if TYPE_CHECKING:
@@ -212,31 +210,6 @@ def strict_cascade(problem: Problem, strict_bound: str) -> Problem:
     )  # fmt: skip
 
 
-def as_pipeline(settings: LayerSettings) -> Pipeline:
-    """Return the solver of the settings as a pipeline of one step."""
-    if settings.pipeline is not None:
-        return settings.pipeline
-    solver, options = settings.solver, dict(settings.settings or {})
-
-    def run(
-        problem: Problem,
-        nnz: int | None = None,
-        *,
-        n_threads: int | None = None,
-        callback: Callable[..., object] | None = None,
-        time_limit: float | None = None,
-    ) -> Solution:
-        given: dict[str, Any] = {"n_threads": n_threads, "callback": callback} | options
-        limits = [t for t in (time_limit, options.get("time_limit")) if t is not None]
-        if limits and (nnz is not None or "time_limit" in _fields(solver, problem)):
-            given["time_limit"] = min(limits)
-        if nnz is None:
-            return solve(problem, solver, **given)
-        return solve_for_nnz(problem, nnz, solver, **given)
-
-    return run
-
-
 def judge_group(
     task: GroupTask, layer: Layer, solution: Solution, stages: tuple[Stage, ...] = ()
 ) -> GroupAnswer:
@@ -334,10 +307,6 @@ def _shares(Y: NDArray[Any], layer: Layer, nnz: int | None) -> list[int] | None:
     norms = [float(np.linalg.norm(Y[:, layer.columns(g)])) for g in range(layer.n_groups)]
     first = set(np.argsort(-np.array(norms), kind="stable")[:odd].tolist())
     return [share + (group in first) for group in range(layer.n_groups)]
-
-
-def _fields(solver: str, problem: Problem) -> set[str]:
-    return {f.name for f in fields(get_solver(solver, problem).Settings)}
 
 
 def _levels(epsilons: NDArray[np.float64], problem: Problem) -> Any:

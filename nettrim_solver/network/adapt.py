@@ -1,0 +1,86 @@
+"""What ``"auto"`` means in a recipe: the choice for a budget and a network.
+
+The rules come from measurements on networks of different kinds, by the output error on samples that
+took no part in pruning: see the page "The best recipe" of the documentation.
+"""
+
+from __future__ import annotations
+
+from ..exceptions import UnsupportedError
+from .adjoint import check_differentiable
+from .choices import open_layers
+from .downstream import before_softmax
+from .graph import Network
+from .recipe import AUTO, AUTOMATIC, Recipe
+from .target import Budget
+
+#: What is done to a layer for a tolerance: the convex program with its proof, then as few weights
+#: as can be found within the same radius.
+WITHIN_RADIUS = ["admm", "l0"]
+
+#: What is done to a layer for a number of weights.
+TO_COUNT = [{"step": "l0", "damping": 1e-3}]
+
+#: Preliminary passes, and steps of the refit to the output.
+PASSES, REFIT_STEPS = 4, 40
+
+
+def adapted(recipe: Recipe, network: Network, budget: Budget) -> tuple[Recipe, tuple[str, ...]]:
+    """Return a recipe without "auto", and what was left out for this network, with the reasons.
+
+    Parameters
+    ----------
+    recipe : Recipe
+    network : Network
+        Batch normalisations folded.
+    budget : Budget
+    """
+    if all(getattr(recipe, name) != AUTO for name in AUTOMATIC):
+        return recipe, ()
+    if budget.name == "tolerance":
+        chosen, notes = _for_tolerance()
+    else:
+        chosen, notes = _for_count(recipe, network, budget)
+    changes = {name: chosen[name] for name in AUTOMATIC if getattr(recipe, name) == AUTO}
+    if changes.get("output_weights") == "equal" or recipe.output_weights == "equal":
+        changes = {name: 0 if name == "passes" else value for name, value in changes.items()}
+    return recipe.with_(**changes), tuple(notes)
+
+
+def _for_tolerance() -> tuple[dict[str, object], list[str]]:
+    chosen = {
+        "steps": WITHIN_RADIUS, "allocation": "uniform", "output_weights": "equal", "passes": 0,
+        "output_refit": 0,
+    }  # fmt: skip
+    return chosen, ["no refit to the network's output: every layer keeps its radius"]
+
+
+def _for_count(
+    recipe: Recipe, network: Network, budget: Budget
+) -> tuple[dict[str, object], list[str]]:
+    notes = []
+    trial = recipe.with_(
+        **{n: v for n, v in _PLAIN.items() if getattr(recipe, n) == AUTO}
+    )  # fmt: skip
+    names = [*open_layers(network, trial)] if budget.counts or budget.searched else []
+    chosen: dict[str, object] = {
+        "steps": TO_COUNT, "allocation": "output_error", "output_weights": "downstream",
+        "passes": PASSES, "output_refit": REFIT_STEPS,
+    }  # fmt: skip
+    if len(names) < 2:
+        chosen["allocation"] = "uniform"
+        notes.append("one layer shares the budget: there is nothing to allocate")
+    try:
+        end = before_softmax(network)
+        kept = trial.skip
+        check_differentiable(network, [n for n in names if n not in kept], end)
+    except UnsupportedError as error:
+        chosen["output_refit"] = 0
+        notes.append(f"no refit to the network's output: {error}")
+    return chosen, notes
+
+
+_PLAIN = {
+    "steps": "alps", "allocation": "uniform", "output_weights": "equal", "passes": 0,
+    "output_refit": 0,
+}  # fmt: skip
