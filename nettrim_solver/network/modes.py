@@ -138,7 +138,7 @@ class Run:
             return
         if all(self.choices[name].output_weights == "equal" for name in self.to_prune):
             raise SettingsError(
-                f"passes measure the weights of the outputs, but were {self.recipe.n_passes!r} with "
+                f"passes measure the weights of the outputs, but were {self.recipe.n_passes} with "
                 "output_weights='equal': give output_weights='downstream'"
             )
         self.quick()
@@ -283,7 +283,8 @@ def _signals(run: Run, layer: Layer, source: Network) -> LayerSignals:
     """Return the rows of a layer, whose inputs are those of a network."""
     return collect(
         source, layer.name, run.data, original=run.original if run.cascade else None,
-        max_rows=run.choices[layer.name].max_rows, seed=run.execution.seed, spill=run.execution.spill,
+        max_rows=run.choices[layer.name].max_rows, seed=run.execution.seed,
+        spill=run.execution.spill,
     )  # fmt: skip
 
 

@@ -252,10 +252,10 @@ def _with_request(result: PruningResult, run: Run | Search) -> PruningResult:
 
 def _check_unknown(function: str, unknown: dict[str, Any]) -> None:
     """Raise for arguments that there are none of; say where those of earlier releases went."""
-    known = {f.name for f in fields(Recipe)}
     for name, value in unknown.items():
-        if name in MOVED or name in known:
-            text = moved(name, value)
-            raise SettingsError(f"{name} is no argument of {function}() any more: {text}"
-                                + (" of a Recipe, given as recipe=" if "=" in text else ""))  # fmt: skip
+        if name in MOVED or name in {f.name for f in fields(Recipe)}:
+            raise SettingsError(
+                f"{name} is no argument of {function}() any more, how a network is pruned is said "
+                f"by recipe=Recipe(...): {moved(name, value)}"
+            )
         raise TypeError(f"{function}() got an unexpected keyword argument {name!r}")
