@@ -14,6 +14,7 @@ from nettrim_solver.frameworks import from_keras, join_inputs, keep_zeros_callba
 from nettrim_solver.frameworks import keras as keras_page
 from nettrim_solver.network import BatchNorm, Dense, Network
 
+from .helpers import prune
 from .tolerances import TOLERANCE
 
 with warnings.catch_warnings():
@@ -232,7 +233,7 @@ def test_images_stay_in_the_order_of_the_layers():
 
 def test_prune_network_and_a_saved_file(tmp_path):
     model, samples = made("residual")
-    result = prune_network(from_keras(model), samples, solver="magnitude", sparsity=0.6)
+    result = prune(from_keras(model), samples, steps="magnitude", sparsity=0.6)
     assert sum(isinstance(op, BatchNorm) for op in result.network.operations) < 3
     pruned = to_keras(model, result.network)
     pruned.save(tmp_path / "pruned.keras")
@@ -282,7 +283,7 @@ def test_channels_first():
 @pytest.mark.skipif(keras.backend.backend() == "numpy", reason="this backend does not train")
 def test_zeros_stay_in_training():
     model, samples = made("residual")
-    result = prune_network(from_keras(model), samples, solver="magnitude", sparsity=0.5)
+    result = prune(from_keras(model), samples, steps="magnitude", sparsity=0.5)
     pruned = to_keras(model, result.network)
     pruned.compile(keras.optimizers.SGD(0.05, momentum=0.9, weight_decay=0.01), "mse")
     before = [w for w in pruned.get_weights() if w.ndim > 1]
@@ -312,7 +313,7 @@ def test_layers_that_are_left_to_keras(names):
     assert [layer.name for layer in network.layers] == ["first", "last"]
     assert sum(op.kind == "opaque" for op in network.operations) == 3
     assert_close(network(samples), outputs(model, samples))
-    result = prune_network(network, samples, solver="magnitude", sparsity=0.5)
+    result = prune(network, samples, steps="magnitude", sparsity=0.5)
     pruned = to_keras(model, result.network)
     assert_close(outputs(pruned, samples), result.network(samples))
     for name, same in (("inner", True), ("norm", True), ("first", False), ("last", False)):

@@ -13,10 +13,10 @@ from sklearn.neural_network import MLPClassifier, MLPRegressor
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from nettrim_solver import prune_network
 from nettrim_solver.exceptions import ProblemError
 from nettrim_solver.frameworks import calibration_inputs, from_sklearn, to_sklearn
 
+from .helpers import prune
 from .tolerances import TOLERANCE
 
 RNG = np.random.default_rng(4)
@@ -58,7 +58,7 @@ def test_the_network_predicts_as_the_estimator_does(kind, activation):
 def test_a_pruned_estimator_predicts_as_the_pruned_network_does(kind, sparse):
     model = fitted(kind)
     before = [W.copy() for W in model.coefs_]
-    network = prune_network(from_sklearn(model), X, tolerance=0.2).network
+    network = prune(from_sklearn(model), X, tolerance=0.2).network
     assert network.nnz < from_sklearn(model).nnz
     pruned = to_sklearn(model, network, sparse=sparse)
     pruned = pickle.loads(pickle.dumps(pruned))

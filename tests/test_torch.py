@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nettrim_solver import prune_network
 from nettrim_solver.exceptions import NettrimError, ProblemError
 from nettrim_solver.frameworks import (
     calibration_batches,
@@ -21,6 +20,7 @@ from nettrim_solver.frameworks import torch as torch_page
 from nettrim_solver.network import BatchNorm, Dense, Network
 from nettrim_solver.storage import save_sparse
 
+from .helpers import prune
 from .tolerances import TOLERANCE
 
 with warnings.catch_warnings():
@@ -283,7 +283,7 @@ def test_a_pruned_module_computes_what_the_pruned_network_does(name, inplace, fo
 def test_prune_network_and_back(name):
     module, shape, samples = made(name)
     network = from_torch(module, shape)
-    result = prune_network(network, calibration_batches(samples), solver="magnitude", sparsity=0.6)
+    result = prune(network, calibration_batches(samples), steps="magnitude", sparsity=0.6)
     norms = {op.name for op in result.network.operations if isinstance(op, BatchNorm)}
     assert not norms & {"1.bn1", "1.bn2"}
     pruned = to_torch(module, result.network)
@@ -320,7 +320,7 @@ def test_zeros_stay_in_training_until_the_hooks_are_removed(optimizer):
 
     train()  # Momentum from before the pruning would move the zeros.
     network = from_torch(module, shape)
-    result = prune_network(network, samples.numpy(), solver="magnitude", sparsity=0.5)
+    result = prune(network, samples.numpy(), steps="magnitude", sparsity=0.5)
     to_torch(module, result.network, inplace=True)
     weights = {key: p for key, p in module.named_parameters() if p.ndim > 1}
     zeros = {key: p.detach() == 0 for key, p in weights.items()}
@@ -386,7 +386,7 @@ def test_parts_that_are_left_to_pytorch(names):
     given = samples.numpy().copy()
     given.flags.writeable = False
     assert_close(network(given), outputs(module, samples))
-    result = prune_network(network, given, solver="magnitude", sparsity=0.5, mode="cascade")
+    result = prune(network, given, steps="magnitude", sparsity=0.5, mode="cascade")
     pruned = to_torch(module, result.network)
     assert_close(outputs(pruned, samples), result.network(given))
     for key, value in pruned.state_dict().items():
