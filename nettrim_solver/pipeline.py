@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from .budget import solve_for_nnz
 from .checks import check_choice
 from .exceptions import ProblemError, SettingsError
 from .problem import Problem
@@ -97,9 +96,7 @@ class Solve(Step):
         } | dict(self.settings)  # fmt: skip
         if call.deadline is not None:
             given["time_limit"] = call.seconds_left()
-        if nnz is None:
-            return solve(problem, self.solver, **given)
-        return solve_for_nnz(problem, nnz, self.solver, **given)
+        return solve(problem, self.solver, nnz=nnz, **given)
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from nettrim_solver import solve_for_nnz
+from nettrim_solver import solve
 from nettrim_solver.activations import PReLU
 from nettrim_solver.network import Activate, Conv2d, Dense, Flatten, Network, plan_network, planning
 from nettrim_solver.network.calibration import Calibration, draw
@@ -19,7 +19,7 @@ def test_pieces_are_like_the_layer_and_no_larger():
 
     def pipeline(problem, nnz=None, **call):
         seen.append((*problem.X.shape, problem.n_outputs, nnz))
-        return solve_for_nnz(problem, nnz, "magnitude")
+        return solve(problem, "magnitude", nnz=nnz)
 
     plan = plan_network(WIDE, X, nnz=3200, pipeline=pipeline)
     assert plan.seconds > 0

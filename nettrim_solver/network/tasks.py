@@ -29,13 +29,13 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from ..activations import Activation
-from ..budget import solve_for_nnz
-from ..budget.levels import reach
 from ..certificate import Certificate, certify, forward
+from ..judging import TOLERANCES
+from ..penalty_search.programs import reach
 from ..problem import Problem
 from ..sample_size import required_samples
 from ..solution import Solution
-from ..solve import TOLERANCES, solve
+from ..solve import solve
 from ..solvers import get_solver
 from ..status import Status, worst
 from .calibration import LayerSignals
@@ -230,9 +230,7 @@ def as_pipeline(settings: LayerSettings) -> Pipeline:
         limits = [t for t in (time_limit, options.get("time_limit")) if t is not None]
         if limits and (nnz is not None or "time_limit" in _fields(solver, problem)):
             given["time_limit"] = min(limits)
-        if nnz is None:
-            return solve(problem, solver, **given)
-        return solve_for_nnz(problem, nnz, solver, **given)
+        return solve(problem, solver, nnz=nnz, **given)
 
     return run
 
