@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 import nettrim_solver
 from nettrim_solver import Problem, Status, certify, refit, solve
 from nettrim_solver.activations import Activation
-from nettrim_solver.budget import solve_for_nnz
 from nettrim_solver.exceptions import ProblemError, SettingsError, UnsupportedError
 from nettrim_solver.network import (
     Activate,
@@ -332,11 +331,11 @@ def test_numbers_of_nonzeros_by_layer_are_shared_equally_by_the_groups():
         prune(network, images(), nnz=counts | {"sceond": 3})
 
 
-def test_layers_solved_for_a_number_of_nonzeros_equal_solve_for_nnz():
+def test_layers_solved_for_a_number_of_nonzeros_equal_solve():
     network = mlp()
     result = prune(network, X, mode="parallel", nnz={"W0": 30, "W1": 20, "W2": 10})
     signals = collect(network, "W1", Calibration(X, network))
-    alone = solve_for_nnz(problem_of(signals, network.activation_after("W1")), 20)
+    alone = solve(problem_of(signals, network.activation_after("W1")), nnz=20)
     np.testing.assert_array_equal(result.network.layer("W1").W, alone.W)
 
 

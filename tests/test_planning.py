@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from nettrim_solver import solve_for_nnz
+from nettrim_solver import solve
 from nettrim_solver.activations import PReLU
 from nettrim_solver.network import Activate, Conv2d, Dense, Flatten, Network, planning
 from nettrim_solver.network.calibration import Calibration, draw
@@ -21,7 +21,7 @@ def test_pieces_are_like_the_layer_and_no_larger():
 
     def pipeline(problem, nnz=None, **call):
         seen.append((*problem.X.shape, problem.n_outputs, nnz))
-        return solve_for_nnz(problem, nnz, "magnitude")
+        return solve(problem, "magnitude", nnz=nnz)
 
     plan = planned(WIDE, X, nnz=3200, steps=pipeline)
     assert plan.seconds > 0

@@ -70,7 +70,7 @@ def compare(
         Towards which targets each answer is also refined by :func:`refit` and :func:`swaps`; True
         is "linear". A row more for each: "refit", "refit-box", "swaps", "swaps-box".
     settings : mapping of str to mapping, optional
-        Options of a solver, as of :func:`solve_for_sparsity`, by its name in the rows; and of the
+        Options of a solver, as of :func:`solve`, by its name in the rows; and of the
         refinements, under "refit" and "swaps".
     measure_memory : bool
         Whether the peak of the memory allocated by numpy and Python is measured. This slows
