@@ -67,7 +67,7 @@ def test_a_description_says_what_differs_from_the_defaults():
     assert repr(Pipeline(Solve(), Refit())) == "Pipeline(admm, refit)"
     described = repr(Pipeline(L0(settings={"rounds": 2}), Reweight(1), Swaps("box", max_swaps=3)))
     assert described == (
-        "Pipeline(l0(settings={'rounds': 2}), reweight(rounds=1), swaps(target='box', max_swaps=3))"
+        "Pipeline(l0(rounds=2), reweight(rounds=1), swaps(target='box', max_swaps=3))"
     )
 
 
