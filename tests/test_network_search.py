@@ -178,7 +178,7 @@ def test_the_report_has_the_trials():
     read = json.loads(json.dumps(result.to_dict()))
     assert len(read["trials"]) == len(result.trials) and read["value"] == result.value
     assert read["budgets"] == result.budgets and read["paths"][0]["name"] == "first"
-    assert repr(result).startswith("PruningResult(cascade: ")
+    assert repr(result).startswith("PruningResult(")
 
 
 # Accuracy functions that misbehave --------------------------------------------------------------

@@ -523,8 +523,7 @@ NAMES: Mapping[str, Recipe] = MappingProxyType(
             output_refit="auto",
         ),
         "fast": Recipe(
-            steps="alps", allocation="output_error", output_weights="downstream", passes=1,
-            output_refit=10,
+            steps="alps", allocation="auto", output_weights="auto", passes=1, output_refit=10,
         ),
         "net-trim": Recipe(),
     }
