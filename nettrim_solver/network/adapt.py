@@ -52,8 +52,10 @@ def adapted(recipe: Recipe, network: Network, budget: Budget) -> tuple[Recipe, t
     elif any(getattr(recipe, name) == AUTO for name in AUTOMATIC):
         chosen, notes = _for_count(recipe, network, budget)
     changes = {name: chosen[name] for name in AUTOMATIC if getattr(recipe, name) == AUTO}
-    if changes.get("output_weights") == "equal" or recipe.output_weights == "equal":
-        changes = {name: 0 if name == "passes" else value for name, value in changes.items()}
+    if changes.get("output_weights") == "equal" or (
+        recipe.output_weights == "equal" and recipe.passes == AUTO
+    ):
+        changes["passes"] = 0
     return recipe.with_(**changes), tuple(notes)
 
 

@@ -339,6 +339,10 @@ class Recipe:
             lines += [f"{name} = {_toml(value)}" for name, value in one.items()]
         return "\n".join(lines)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Return what pickle keeps: mapping proxies cannot be pickled."""
+        return Recipe.of, ({**self.changes(), "layers": dict(self.layers)},)
+
     def __repr__(self) -> str:
         given = ", ".join(f"{name}={_shown(value)}" for name, value in self.changes().items())
         return f"Recipe({given})"
@@ -507,7 +511,7 @@ def _toml(value: Any) -> str:
         return str(value).lower()
     if isinstance(value, str):
         text = value.replace("\\", "\\\\").replace('"', '\\"')
-        return '"' + "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in text) + '"'
+        return '"' + "".join(c if c.isprintable() else f"\\U{ord(c):08x}" for c in text) + '"'
     if isinstance(value, Mapping):
         return "{" + ", ".join(f"{name} = {_toml(entry)}" for name, entry in value.items()) + "}"
     if isinstance(value, (list, tuple)):
