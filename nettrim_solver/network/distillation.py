@@ -139,13 +139,13 @@ class Distillation:
             raise ProblemError("the outputs of both networks must be within float32 on the samples")
         self.error = total / self.scale if self.scale else 0.0
 
-    def run(self, check: Callable[[], object] = lambda: None) -> Status | None:
+    def run(self, check: Callable[[float], object] = lambda share: None) -> Status | None:
         """Take all steps; return why they ended early, None if they did not.
 
         Parameters
         ----------
         check : callable
-            Called before each step; may raise Ended.
+            Called before each step with the share of the steps taken; may raise Ended.
         """
         steps = self.settings.epochs * -(-len(self.X) // self.settings.batch_size)
         if not (self.names and steps and self.error > 0):
@@ -160,15 +160,20 @@ class Distillation:
         else:
             status = None
         weights = {n: (self.student.W[n], self.student.b.get(n)) for n in self.names}
-        if all(np.isfinite(part).all() for pair in weights.values() for part in pair if part is not None):
+        if all(
+            np.isfinite(part).all()
+            for pair in weights.values()
+            for part in pair
+            if part is not None
+        ):
             self.network = self.pruned.replace(weights)
         return status
 
-    def _descend(self, steps: int, check: Callable[[], object]) -> None:
+    def _descend(self, steps: int, check: Callable[[float], object]) -> None:
         adam = Adam(self.student, self.kept, self.settings.rate * min(1.0, self.error**0.5))
         order = np.empty(0, dtype=np.intp)
         for step in range(steps):
-            check()
+            check(step / steps)
             if not len(order):
                 order = self.rng.permutation(len(self.X))
             chosen, order = np.split(order, [self.settings.batch_size])

@@ -120,9 +120,7 @@ class Trainable:
                 found[op.name] = self._of_weights(op, inputs[0], above, tape)
             if self._path.isdisjoint(op.inputs):
                 continue
-            for source, below in zip(
-                op.inputs, self._below(op, inputs, above, tape), strict=True
-            ):
+            for source, below in zip(op.inputs, self._below(op, inputs, above, tape), strict=True):
                 if source in self._path:
                     waiting[source] = waiting[source] + below if source in waiting else below
         return found
@@ -150,9 +148,7 @@ class Trainable:
         found = pull_back(op, inputs, tape.signals[op.name], above)
         return tuple(one.astype(self.dtype, copy=False) for one in found)
 
-    def _of_weights(
-        self, op: Operation, X: Array, above: Array, tape: Tape
-    ) -> tuple[Array, Array]:
+    def _of_weights(self, op: Operation, X: Array, above: Array, tape: Tape) -> tuple[Array, Array]:
         if isinstance(op, Dense):
             return X.T @ above, above.sum(axis=0)
         assert isinstance(op, Conv2d)
