@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..checks import as_array
 from ..exceptions import ProblemError
 from ..network.operations import Shape
 from .onnx_file import import_onnx
@@ -59,8 +60,11 @@ def given_values(model: Any, constants: Mapping[str, Any] | None) -> dict[str, N
         if name not in known:
             raise ProblemError(f"constants must be inputs among {sorted(known)}, but has {name!r}")
         try:
-            found[name] = np.asarray(value, dtype=declared(known[name])[1])
-        except (TypeError, ValueError) as error:
+            array = as_array(f"constants: {name!r}", value)
+            found[name] = np.asarray(array, dtype=declared(known[name])[1])
+        except (TypeError, ValueError, OverflowError) as error:
+            if isinstance(error, ProblemError):
+                raise
             raise ProblemError(f"constants: {name!r} must be an array, but {error}") from None
     return found
 

@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .. import checks
 from ..checks import check_flag, check_integer
 from ..exceptions import NettrimError, ProblemError
 from ..network import Network
@@ -195,9 +196,10 @@ def calibration_batches(loader: Any, inputs: int | Sequence[int | str] = 1) -> I
 
     Parameters
     ----------
-    loader : iterable of tensor, or of (inputs, ...)
-        A ``DataLoader``, or anything that gives batches of tensors: alone, in a tuple or list, or
-        in a mapping. Half precision becomes float32.
+    loader : iterable of tensor or array, or of (inputs, ...)
+        A ``DataLoader``, or anything that gives batches of tensors or arrays: alone, in a tuple or
+        list, or in a mapping. Tensors may be on any device, half precision (which becomes float32),
+        sparse, or part of a gradient.
     inputs : int, or sequence of int or str
         How many entries of each batch, from the first one on, are inputs of the module; or their
         places or keys, in the order of the module's arguments. Several are joined, see
@@ -235,7 +237,7 @@ class _Batches:
         self.keys = keys
 
     def __iter__(self) -> Iterator[NDArray[Any]]:
-        batches = [self.loader] if hasattr(self.loader, "detach") else self.loader
+        batches = [self.loader] if hasattr(self.loader, "shape") else self.loader
         for number, batch in enumerate(batches):
             found = [_entry(batch, key, number) for key in self.keys]
             yield found[0] if len(found) == 1 else join_inputs(*found)
@@ -243,17 +245,20 @@ class _Batches:
 
 def _entry(batch: Any, key: int | str, number: int) -> NDArray[Any]:
     """Return one input of a batch as an array."""
-    entries: Any = (batch,) if hasattr(batch, "detach") else batch
+    entries: Any = (batch,) if hasattr(batch, "shape") else batch
     try:
         found = entries[key]
     except (LookupError, TypeError):
         found = None
-    if not hasattr(found, "detach"):
+    if not hasattr(found, "shape"):
+        keys = f"; its keys are {[*batch]}" if isinstance(batch, Mapping) else ""
         raise ProblemError(
             f"batch {number} of the loader must be a tensor, or begin with one, or hold those that "
-            f"inputs= names, but was {type(batch).__name__} without a tensor {key!r}"
+            f"inputs= names, but was {type(batch).__name__} without a tensor {key!r}{keys}"
         )
-    return as_array(found)
+    if hasattr(found, "detach"):
+        return as_array(found)
+    return checks.as_array(f"batch {number} of the loader", found)
 
 
 # Writing -----------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ import scipy.sparse as sp
 from numpy.typing import DTypeLike, NDArray
 
 from ..activations import Activation, Identity
-from ..checks import check_integer
+from ..checks import as_array, check_integer, layout_remedy
 from ..exceptions import ProblemError
 from ..problem_checks import numeric
 from .folding import fold_batch_norm
@@ -197,7 +197,7 @@ class Network:
         ProblemError
             If X holds no real numbers, or its samples have another shape than the network's input.
         """
-        raw = np.asarray(self._checked(X))
+        raw = as_array("X", self._checked(X))
         if raw.dtype.kind in "iub":
             return raw.astype(self.dtype)
         array = numeric("X", raw)
@@ -206,15 +206,16 @@ class Network:
     def _checked(self, X: Any) -> Any:
         """Return X as something with a shape, and the right one; a memory map is not read."""
         if sp.issparse(X):
-            raise ProblemError("X must be a dense array, but is scipy.sparse")
-        if not (hasattr(X, "dtype") and hasattr(X, "shape")):
-            X = numeric("X", X)
+            raise ProblemError("X must be a dense array, but is scipy.sparse; give X.toarray()")
+        if hasattr(X, "detach") or not (hasattr(X, "dtype") and hasattr(X, "shape")):
+            X = as_array("X", X)
         shape = tuple(X.shape)
         if len(shape) < 2:
             raise ProblemError(f"X must have shape (n_samples, ...), but has {shape}")
         if self.input_shape is not None and shape[1:] != self.input_shape:
+            remedy = layout_remedy(shape[1:], self.input_shape)
             raise ProblemError(
-                f"X must hold samples of shape {self.input_shape}, but has shape {shape}"
+                f"X must hold samples of shape {self.input_shape}, but has shape {shape}{remedy}"
             )
         return X
 
