@@ -244,7 +244,7 @@ def test_no_trained_weights_stay_behind_in_a_pruned_estimator(sparse):
     )
     assert trained and not trained & held
     kept = 12 * from_sklearn(pruned).nnz if sparse else 8 * sum(W.size for W in model.coefs_)
-    assert len(pickle.dumps(pruned)) < 1.05 * kept + 8000 < 0.6 * len(pickle.dumps(model))
+    assert len(pickle.dumps(pruned)) < 1.05 * kept + 12000 < 0.6 * len(pickle.dumps(model))
     if not sparse:
         quiet_fit(pruned.set_params(warm_start=True), X, TARGETS["regressor"])
 
