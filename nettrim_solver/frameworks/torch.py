@@ -17,7 +17,6 @@ PyTorch itself is imported when a function is called.
 from __future__ import annotations
 
 import contextlib
-import copy
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from numbers import Integral
 from typing import Any
@@ -36,6 +35,7 @@ from .round_trip import changed_arrays, check_agreement, probe_samples
 from .torch_frozen import Recorded
 from .torch_graph import Traced, check_module, evaluating, trace
 from .torch_masks import KeptZeros, keep_zeros
+from .torch_opaque import copied
 from .torch_recorded import recorded
 from .torch_values import Inputs, as_array, example_inputs, import_torch, one_input
 
@@ -160,7 +160,7 @@ def to_torch(module: Any, network: Network, *, inplace: bool = False) -> Any:
     check_module(module)
     check_network(network)
     check_flag("inplace", inplace)
-    target = module if inplace else copy.deepcopy(module)
+    target = module if inplace else copied(module)
     try:
         traced, samples = _read_again(target, network)
     except NettrimError as error:
@@ -306,17 +306,19 @@ def _check_outputs(
     """Raise unless the module computes what the network does, on given or random samples."""
     torch = import_torch()
     X = probe_samples(network) if samples is None else samples
-    devices = {one.device.type for one in [*module.parameters(), *module.buffers()]}
+    held = [*module.parameters(), *module.buffers()]
+    dtypes = {one.dtype for one in held if one.is_floating_point()}
     with contextlib.ExitStack() as stack:
         # Graphics cards may multiply with fewer digits than their dtype has.
-        if devices - {"cpu"}:
-            module = copy.deepcopy(module).cpu()
+        if {one.device.type for one in held} - {"cpu"}:
+            module = copied(module, cpu=True)
         stack.enter_context(evaluating(module))
         stack.enter_context(torch.no_grad())
         dtype = getattr(torch, str(network.dtype))
         tensors = inputs.tensors(X, dtype)
         try:
-            outputs = module(*tensors).numpy()
-        except (RuntimeError, ValueError, TypeError, IndexError) as error:
+            outputs = as_array(module(*tensors))
+        except Exception as error:
+            # Whatever the module's own code raises.
             raise ProblemError(inputs.refused(error)) from None
-    check_agreement("module", outputs, network, X)
+    check_agreement("module", outputs, network, X, dtypes)

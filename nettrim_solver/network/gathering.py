@@ -152,6 +152,11 @@ class Embedding(Operation):
             )
         self._set("table", table)
 
+    @property
+    def unpruned(self) -> dict[str, tuple[int, int]]:
+        """The entries of the table."""
+        return {self.name: count_zeros(self.table)}
+
     def _output_shape(self, *shapes: Shape) -> Shape:
         return (*shapes[0], self.table.shape[1])
 
@@ -168,6 +173,11 @@ class Embedding(Operation):
 
     def _details(self) -> str:
         return str(self.table.shape)
+
+
+def count_zeros(array: NDArray[Any]) -> tuple[int, int]:
+    """Return how many entries an array has, and how many of them are zero."""
+    return array.size, array.size - int(np.count_nonzero(array))
 
 
 def join_inputs(*inputs: Any) -> NDArray[Any]:

@@ -393,8 +393,20 @@ class Network:
             f"{self.nnz} of {self.n_weights} weights)"
         )
 
+    @property
+    def unpruned(self) -> dict[str, tuple[int, int]]:
+        """Weights that are in no layer, by name: how many, and how many of them are zero.
+
+        Embeddings, and what is inside parts that a framework computes, such as recurrent layers.
+        ``sparsity`` does not count them.
+        """
+        return {name: sizes for op in self.operations for name, sizes in op.unpruned.items()}
+
     def summary(self) -> str:
-        """Return a table with a line per operation: name, kind, inputs, shapes, weights, zeros."""
+        """Return a table with a line per operation: name, kind, inputs, shapes, weights, zeros.
+
+        Weights that are in no layer follow behind the total, and the total with them.
+        """
         rows = [("name", "kind", "inputs", "output", "weights", "zeros %")]
         for op in self.operations:
             shape = "?" if self.shapes is None else _product(self.shapes[op.name])
@@ -407,6 +419,12 @@ class Network:
             rows.append((op.name, op.kind, inputs, shape, weights, zeros))
         total = ("total", "", "", "", str(self.n_weights), f"{100 * self.sparsity:.1f}")
         rows.append(total)
+        if self.unpruned:
+            sizes = [(self.n_weights, self.n_weights - self.nnz), *self.unpruned.values()]
+            whole, zeros = (sum(column) for column in zip(*sizes, strict=True))
+            for name, (size, zero) in self.unpruned.items():
+                rows.append((name, "not pruned", "", "", str(size), f"{100 * zero / size:.1f}"))
+            rows.append(("with these", "", "", "", str(whole), f"{100 * zeros / whole:.1f}"))
         widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
         return "\n".join(
             "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()

@@ -115,6 +115,11 @@ class Operation(ABC):
         channels, height, width = shape
         return channels, height, width
 
+    @property
+    def unpruned(self) -> dict[str, tuple[int, int]]:
+        """Weights inside it that no layer has, by name: how many, and how many of them are zero."""
+        return {}
+
     def _set(self, field: str, value: Any) -> None:
         """Normalise a field while the operation is made."""
         object.__setattr__(self, field, value)
