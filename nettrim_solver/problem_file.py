@@ -165,7 +165,7 @@ def load_problem(path: str | os.PathLike[str]) -> Problem:
             arguments["activation"] = activation(**settings["activation_parameters"])
         if "X_data" in arrays:
             parts = {part: arrays.pop(f"X_{part}") for part in CSR_PARTS}
-            arguments["X"] = checked_csr("X", parts, allowance(path))
+            arguments["X"] = checked_csr("X", parts, allowance(os.path.getsize(path)))
         scalars = {k: float(v) for k, v in arrays.items() if v.ndim == 0 and k in ARRAYS}
         arguments |= {k: arrays[k] for k in ARRAYS if k in arrays} | scalars
         if "X" not in arguments:
@@ -180,9 +180,9 @@ def load_problem(path: str | os.PathLike[str]) -> Problem:
     return Problem(**arguments)
 
 
-def allowance(path: str | os.PathLike[str]) -> int:
-    """Return how many bytes of memory the content of a file may take."""
-    return max(SMALL, LARGEST_RATIO * os.path.getsize(path))
+def allowance(n_bytes: int) -> int:
+    """Return how many bytes of memory the content of a file of so many bytes may take."""
+    return max(SMALL, LARGEST_RATIO * n_bytes)
 
 
 def checked_csr(name: str, parts: Mapping[str, NDArray[Any]], most_bytes: int) -> sp.csr_array:
@@ -261,9 +261,10 @@ def load_arrays(
             stream.seek(0)
             with np.load(stream, allow_pickle=False) as file:
                 size = sum(member.file_size for member in file.zip.infolist())
-                if size > (allowance(path) if most_bytes is None else most_bytes):
+                compressed = os.path.getsize(path)
+                if size > (allowance(compressed) if most_bytes is None else most_bytes):
                     raise ProblemFileError(
-                        f"{path} is compressed {size // os.path.getsize(path)} times, and would "
+                        f"{path} is compressed {size // compressed} times, and would "
                         f"take {size} bytes of memory; if it is yours, write it with numpy.savez"
                     )
                 # numpy reads as many bytes as a header asks for, so a damaged header that asks for

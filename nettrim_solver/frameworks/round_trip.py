@@ -79,7 +79,10 @@ def random_samples(shape: Shape) -> Iterator[NDArray[np.float64]]:
     They are of both signs, positive, between 0 and 1, above 1: what logarithms and roots take.
     """
     normal = np.random.default_rng(0).standard_normal((PROBES, *shape))
-    yield from (normal, np.abs(normal), 1 / (1 + np.exp(-normal)), 1 + np.abs(normal))
+    yield normal.copy()
+    yield np.abs(normal)
+    yield 1 / (1 + np.exp(-normal))
+    yield 1 + np.abs(normal)
 
 
 def probe_samples(network: Network, dtypes: Mapping[int, str] | None = None) -> NDArray[Any]:
