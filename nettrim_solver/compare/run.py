@@ -31,7 +31,7 @@ class Asked:
     measure_memory : bool
     callback : callable or None
     time_limit : float or None
-    methods : mapping of str to str or callable
+    methods : mapping of str to str, Recipe or callable
         By their names in the rows.
     options : mapping of str to mapping
         By solver and refinement.
@@ -75,15 +75,34 @@ class Run(ABC):
     def everything(self) -> bool:
         """Add the rows of all methods; return False if the comparison ended before."""
         try:
-            for name, method in self.asked.methods.items():
-                self.solver(name, method)
+            for name in self.asked.methods:
+                previous = None
+                for sparsity in self.asked.sparsities:
+                    previous = self.rows_at(sparsity, name, previous) or previous
         except (Stop, KeyboardInterrupt):
             return False
         return True
 
+    def rows_at(self, sparsity: float, name: str, previous: Any) -> Any:
+        """Add the rows of one method at one sparsity; return its answer, None if it failed."""
+        row, answer = self.attempt(
+            Row(name, "", sparsity), lambda: self.answer(name, sparsity, previous)
+        )
+        for one in self.asked.refinements if answer is not None else ():
+            call = self.refined(name, sparsity, answer, one)
+            if call is not None:
+                self.attempt(Row(name, one.label, sparsity), call, row.seconds or 0.0)
+        return answer
+
     @abstractmethod
-    def solver(self, name: str, method: Method) -> None:
-        """Add the rows of one method."""
+    def answer(self, name: str, sparsity: float, previous: Any) -> Any:
+        """Return what a method gives at a sparsity; it may begin at its answer before."""
+
+    @abstractmethod
+    def refined(
+        self, name: str, sparsity: float, answer: Any, refinement: Refinement
+    ) -> Callable[[], Any] | None:
+        """Return what makes the refined answer; None where there is nothing to refine."""
 
     @abstractmethod
     def measured(self, row: Row, answer: Any) -> Row:
