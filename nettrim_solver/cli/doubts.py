@@ -18,7 +18,10 @@ ENOUGH = 200
 SATURATED = 0.999
 
 #: The accuracy of a trained network is doubtful below this many times that of guessing.
-CHANCE = 1.5
+CHANCE = 1.3
+
+#: Samples with larger entries may want scaling.
+LARGE = 10.0
 
 
 def doubts(
@@ -36,10 +39,9 @@ def doubts(
     """
     some = np.asarray(X[:ENOUGH])
     low, high = float(some.min()), float(some.max())
-    remedy = (
-        f"the samples run from {low:.3g} to {high:.3g}; if the network was trained on others, such "
-        "as pixels divided by 255, give --scale 1/255"
-    )
+    remedy = f"the samples run from {low:.3g} to {high:.3g}"
+    if max(-low, high) > LARGE:
+        remedy += "; if the network was trained on pixels divided by 255, give --scale 1/255"
     if score is not None and trained is not None and score.kind == "accuracy":
         n_classes = max(2, int(score.y.max()) + 1)
         if trained < CHANCE / n_classes:

@@ -26,7 +26,7 @@ PURPOSES = {
 #: Options of earlier releases, and what takes their place.
 MOVED = {
     "--solver": "--set steps={}",
-    "--pipeline": """--set 'steps=["STEP", "STEP"]'""",
+    "--pipeline": """--set 'steps=["{}"]'""",
     "--exclude": """--set 'skip=["{}"]'""",
     "--max-iter": """--set 'steps={{step="admm", max_iter={}}}'""",
     "--tol-gap": """--set 'steps={{step="admm", tol_gap={}}}'""",
@@ -73,8 +73,8 @@ def named_or_read(word: str) -> Recipe:
     if word.endswith(".toml"):
         return Recipe.read(word)
     raise UsageError(
-        f"--recipe must be one of {', '.join(NAMES)}, or a file that ends in .toml, but was {word!r}"
-        f"{nearest(word, NAMES)}"
+        f"--recipe must be one of {', '.join(NAMES)}, or a file that ends in .toml, but was "
+        f"{word!r}{nearest(word, NAMES)}"
     )
 
 
@@ -116,6 +116,8 @@ def check_moved(words: Sequence[str], parser: Parser) -> None:
         if not old or old[0] not in MOVED:
             continue
         value = value or (after if after and not after.startswith("-") else "VALUE")
+        if '"{}"' in MOVED[old[0]]:
+            value = '", "'.join(value.split(","))
         new = MOVED[old[0]].format(value)
         if name == old[0]:
             raise UsageError(

@@ -38,8 +38,8 @@ COMMENTS = {
     "passes": "Preliminary prunings, which measure those weights on a pruned network.",
     "output_refit": "Steps of a final refit of all remaining weights to the network's output.",
     "max_rows": "Most samples of a layer that are used; of a convolution, positions in them.",
-    "resolution": "A search (max_error, min_accuracy) ends when the nonzeros that do and do not meet\n"
-                  "the budget are this close.",
+    "resolution": "A search (max_error, min_accuracy) ends when the nonzeros that do and do not\n"
+                  "meet the budget are this close.",
     "skip": "Layers that keep their trained weights: names, patterns (conv*), kinds (dense).",
 }  # fmt: skip
 

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 from numpy.typing import ArrayLike
 
-from ..checks import check_flag, check_time_limit
 from ..exceptions import SettingsError
 from ..problem import Problem
 from ..threads import limit_threads
@@ -155,34 +154,25 @@ def compare(
         {"refit": checked_targets("refit", refit), "swaps": checked_targets("swaps", swaps)},
         accuracy, measure_memory, callback, time_limit,
     )  # fmt: skip
-    check_flag("measure_memory", measure_memory)
-    check_time_limit(time_limit)
-    for name, function in (("accuracy", accuracy), ("callback", callback)):
-        if function is not None and not callable(function):
-            raise SettingsError(f"{name} must be callable, but was {function!r}")
     with limit_threads(n_threads) as threads:
         run: Run
         if isinstance(problem_or_network, Problem):
-            for name, value in (("X", X), ("recipe", recipe)):
-                if value is not None:
-                    raise SettingsError(f"{name} belongs to a Network: a Problem has its own form")
+            given = [k for k, v in (("X", X), ("recipe", recipe)) if v is not None]
+            if given:
+                raise SettingsError(f"a Problem has samples and form of its own, but got {given}")
             heldout = X_heldout, Y_heldout, Z_heldout
             run = layer_run(asked, problem_or_network, solvers, settings, heldout)
         else:
-            # These stand above the layers, and load more.
-            from ..network import Recipe
-            from ..network.choices import Execution
-            from .network import network_run
+            from .network import network_run  # stands above the layers, and loads more
 
             for name, value in (("Y_heldout", Y_heldout), ("Z_heldout", Z_heldout)):
                 if value is not None:
                     raise SettingsError(f"{name} belongs to a Problem: a network knows its outputs")
             run = network_run(
-                asked, problem_or_network, X, solvers, settings, X_heldout,
-                Recipe() if recipe is None else recipe, Execution(n_threads, seed), progress,
+                asked, problem_or_network, X, solvers, settings, X_heldout, recipe, n_threads, seed,
+                progress,
             )  # fmt: skip
-        trained = run.trained_accuracy
-        complete = run.everything()
+        trained, complete = run.trained_accuracy, run.everything()
     return Comparison(
         rows=tuple(run.rows), problem=repr(problem_or_network), kind=run.kind, n_threads=threads,
         trained_accuracy=trained, n_heldout=run.n_heldout, complete=complete,

@@ -72,7 +72,7 @@ def checked_data(X: Any, network: Network, name: str) -> Calibration:
 
 def network_run(
     asked: Asked, network: Network, X: Any, solvers: Any, settings: Any, X_heldout: Any,
-    recipe: Recipe | str, execution: Execution, progress: bool | None,
+    recipe: Recipe | str | None, n_threads: int | None, seed: int, progress: bool | None,
 ) -> NetworkRun:  # fmt: skip
     """Return the comparison on a network, everything checked.
 
@@ -83,7 +83,8 @@ def network_run(
         raise ProblemError(
             f"problem_or_network must be a Problem or a Network, but was a {type(network).__name__}"
         )
-    base = as_recipe(recipe)
+    base = Recipe() if recipe is None else as_recipe(recipe)
+    execution = Execution(n_threads, seed)
     asked = asked.of(*checked_solvers(network, base, solvers), settings)
     data = checked_data(X, network, "X")
     heldout = None if X_heldout is None else checked_data(X_heldout, network, "X_heldout")

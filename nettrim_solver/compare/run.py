@@ -9,7 +9,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
+from ..checks import check_flag, check_time_limit
 from ..comparison import Row
+from ..exceptions import SettingsError
 from ..status import Status
 from .checks import Method, Refinement, checked_settings
 
@@ -45,6 +47,13 @@ class Asked:
     time_limit: float | None
     methods: Mapping[str, Method] = field(default_factory=dict)
     options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_flag("measure_memory", self.measure_memory)
+        check_time_limit(self.time_limit)
+        for name, function in (("accuracy", self.accuracy), ("callback", self.callback)):
+            if function is not None and not callable(function):
+                raise SettingsError(f"{name} must be callable, but was {function!r}")
 
     def of(self, methods: Mapping[str, Method], modules: Mapping[str, Any], settings: Any) -> Asked:
         """Return the same of these methods, with the user's options for each."""
