@@ -263,7 +263,7 @@ def estimator(folder):
     centres = 4 * rng.standard_normal((3, 5))
     y = rng.integers(3, size=300)
     X = centres[y] + rng.standard_normal((300, 5))
-    mlp = MLPClassifier((16,), solver="lbfgs", max_iter=40, tol=1.0, random_state=0)
+    mlp = MLPClassifier((16,), solver="lbfgs", max_iter=40, tol=1e-2, random_state=0)
     model = make_pipeline(StandardScaler(), mlp).fit(X, names[y])
     joblib.dump(model, "model.joblib")
     with open("model.pkl", "wb") as stream:
