@@ -1,5 +1,6 @@
 """``nettrim prune``: a model and samples in, the pruned model out, and one line for bad input."""
 
+import contextlib
 import json
 import os
 import re
@@ -573,6 +574,26 @@ def test_a_process_without_a_terminal_prints_plain_lines(folder):
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert done.stderr == "" and "\x1b" not in done.stdout and "2 of 2, W1" in done.stdout
+
+
+def test_a_bar_moves_on_a_terminal(folder):
+    """A real pseudo-terminal: a bar in place of the lines, the table after it."""
+    pty = pytest.importorskip("pty")
+    leader, follower = pty.openpty()
+    running = subprocess.Popen(
+        [sys.executable, "-m", "nettrim_solver", "prune", "network.npz", "--calibration",
+         "inputs.npz", "--tolerance", "0.2", "--recipe", "net-trim", "-o", "out.npz"],
+        env=os.environ | {"TERM": "xterm", "COLUMNS": "80"}, stdout=follower, stderr=follower,
+    )  # fmt: skip
+    os.close(follower)
+    shown = b""
+    with contextlib.suppress(OSError):  # how Linux says that the other end is closed
+        while chunk := os.read(leader, 65536):
+            shown += chunk
+    os.close(leader)
+    assert running.wait() == 0, shown.decode()
+    assert b"\x1b[" in shown and b"compiling the solvers" in shown
+    assert b"1 of 2, W0" not in shown and b"output error" in shown.rpartition(b"\x1b[")[2]
 
 
 # What newcomers see -----------------------------------------------------------------------------
