@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from .status import Status
 from .text import printable, shortened
 
 if TYPE_CHECKING:
@@ -17,6 +18,10 @@ if TYPE_CHECKING:
 
 #: Characters that the names in a table keep before one of its columns is left out.
 NAME_WIDTH = 12
+
+
+#: What a network is pruned with where all went well.
+DONE = (Status.OPTIMAL, Status.FEASIBLE, Status.PRUNED)
 
 
 class Screen:
@@ -136,6 +141,7 @@ def row_reporter(screen: Screen) -> Callable[[Row], None]:
 
 def show_layers(screen: Screen, result: PruningResult) -> None:
     """Print a row per layer, and what was chosen, left out or warned of."""
+    from .network.report import MEANINGS
     from .network.report_fields import why_no_bound
 
     rows = [
@@ -155,6 +161,8 @@ def show_layers(screen: Screen, result: PruningResult) -> None:
         screen.line(text)
     if reason := why_no_bound(result):
         screen.line(reason)
+    if result.status not in DONE:
+        screen.line(f"{result.status}: {MEANINGS[result.status]}.")
 
 
 def show_solution(screen: Screen, problem: Problem, solution: Solution) -> None:

@@ -559,6 +559,21 @@ def test_an_interrupt_gives_what_there_is(folder, capsys, monkeypatch):
     assert re.search("W1 +8x3", capsys.readouterr().out)
 
 
+def test_a_time_limit_says_what_it_left(folder, capsys):
+    assert run("--sparsity", 0.5, "--time-limit", 1e-9, "-o", "out.npz") == 1
+    text = capsys.readouterr().out
+    assert "time_limit: the time limit came before the end" in text and "not reached" in text
+    assert "72 of 72 weights of the model stay" in text
+    assert from_npz("out.npz").nnz == 72
+
+
+def test_a_budget_that_cannot_be_met_is_one_line(folder, capsys):
+    words = ("--validation", "other.npz", "--min-accuracy", 1.5, "--recipe", "fast")
+    assert run(*words, "-o", "out.npz") == 2
+    assert "the trained network itself has accuracy 1" in one_error(capsys)
+    assert not (folder / "out.npz").exists()
+
+
 def test_a_colon_in_a_folder_is_no_name(folder):
     (folder / "a:b").mkdir()
     shutil.copy("inputs.npz", "a:b/inputs.npz")

@@ -189,8 +189,7 @@ class Outcome:
             print(json.dumps(result.to_dict() | self.record(pruned)))
         if result.status is Status.INTERRUPTED:
             return INTERRUPTED
-        done = (Status.OPTIMAL, Status.FEASIBLE, Status.PRUNED)
-        return PROVED if result.status in done else UNPROVED
+        return PROVED if result.status in terminal.DONE else UNPROVED
 
     @property
     def sizes(self) -> tuple[int, int]:
@@ -231,19 +230,24 @@ class Outcome:
         options = onnx_options(arguments)
         sizes = {
             "the pruned layers": [
-                [(layer.W.size, layer.nnz) for layer in network.layers if layer.name in names]
-                for network in (result.original, result.network)
+                (one.W.size, one.nnz, result.network.layer(one.name).nnz)
+                for one in result.original.layers
+                if one.name in names
             ],
             "the model": [
-                [(one.size, one.nnz) for one in inspect_model(path, trust=True, **options)]
-                for path in (arguments.model, arguments.output)
+                (one.size, one.nnz, other.nnz)
+                for one, other in zip(
+                    *(inspect_model(path, trust=True, **options)
+                      for path in (arguments.model, arguments.output)),
+                    strict=True,
+                )
             ],
-        }
-        if sizes["the pruned layers"] == sizes["the model"]:
+        }  # fmt: skip
+        if sizes["the pruned layers"] in ([], sizes["the model"]):
             del sizes["the pruned layers"]
         rows = []
         for what, layers in sizes.items():
-            (total, before), (_, after) = (map(sum, zip(*one, strict=True)) for one in layers)
+            total, before, after = (sum(column) for column in zip(*layers, strict=True))
             was, now = (f"{percent(1 - nnz / max(1, total))} %" for nnz in (before, after))
             rows.append(("zeros", was, now, f"{after:,} of {total:,} weights of {what} stay"))
         return rows
