@@ -26,7 +26,6 @@ from pathlib import Path
 from typing import Any
 
 from nettrim_solver import Problem, Solution, available_solvers, compare, solve
-from nettrim_solver.budget import solve_for_sparsity
 from nettrim_solver.comparison import Row
 from nettrim_solver.reweighting import reweight
 from nettrim_solver.solvers import SOLVERS
@@ -228,7 +227,7 @@ class NetTrim:
 
     def l1(self, problem: Problem, sparsity: float, start: Solution | None) -> Solution:
         """Return the answer of the convex program with equal l1 weights."""
-        return solve_for_sparsity(problem, sparsity, warm_start=start, time_limit=PATIENCE)
+        return solve(problem, sparsity=sparsity, warm_start=start, time_limit=PATIENCE)
 
     def reweighted(self, problem: Problem, sparsity: float, start: Solution | None) -> Solution:
         """Return that of the last of the programs whose l1 weights follow the answers."""

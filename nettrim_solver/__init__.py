@@ -18,7 +18,6 @@ from .solvers import Progress, available_solvers
 from .status import Status
 
 if TYPE_CHECKING:
-    from .budget import solve_for_epsilon, solve_for_nnz, solve_for_sparsity
     from .comparison import Comparison
     from .network import Network, Recipe, prune_network
     from .refine import refit, swaps
@@ -50,16 +49,12 @@ __all__ = [
     "reweight",
     "reweighting_rounds",
     "solve",
-    "solve_for_epsilon",
-    "solve_for_nnz",
-    "solve_for_sparsity",
     "swaps",
 ]
 
 
 #: Names that are imported on first use, so that the package itself is imported quickly.
 _LATER = {
-    ".budget": ("solve_for_epsilon", "solve_for_nnz", "solve_for_sparsity"),
     ".comparison": ("Comparison",),
     ".network": ("Network", "Recipe", "prune_network"),
     ".refine": ("refit", "swaps"),
@@ -67,12 +62,20 @@ _LATER = {
     ".solvers.admm.factorisation": ("Factorisation",),
 }
 
+#: Names of earlier versions, and what to write instead.
+_REPLACED = {
+    "solve_for_epsilon": "solve(problem.replace(epsilon=...), solver)",
+    "solve_for_nnz": "solve(problem, solver, nnz=...)",
+    "solve_for_sparsity": "solve(problem, solver, sparsity=...)",
+}
+
 
 def __getattr__(name: str) -> object:
     for module, names in _LATER.items():
         if name in names:
             return getattr(import_module(module, __name__), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    hint = f"; use {_REPLACED[name]}" if name in _REPLACED else ""
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}{hint}")
 
 
 def __dir__() -> list[str]:

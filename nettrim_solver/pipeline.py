@@ -14,7 +14,6 @@ from dataclasses import dataclass, field, fields, replace
 from difflib import get_close_matches
 from typing import Any, ClassVar
 
-from .budget import solve_for_nnz
 from .checks import check_choice
 from .exceptions import ProblemError, SettingsError
 from .problem import Problem
@@ -172,9 +171,7 @@ class Solve(Step):
         known = {f.name for f in fields(get_solver(self.solver, problem).Settings)}
         if any(limits) and (nnz is not None or "time_limit" in known):
             given["time_limit"] = min(limit for limit in limits if limit is not None)
-        if nnz is None:
-            return solve(problem, self.solver, **given)
-        return solve_for_nnz(problem, nnz, self.solver, **given)
+        return solve(problem, self.solver, nnz=nnz, **given)
 
 
 @dataclass(frozen=True)

@@ -30,20 +30,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .budget.count import search_for_nnz
-from .budget.levels import Array, input_sizes
-from .budget.options import (
-    Options,
-    check_scope,
-    checked_count,
-    checked_options,
-    count_of_sparsity,
-)
 from .checks import check_choice, check_integer
-from .exceptions import ProblemError, SettingsError
+from .exceptions import ProblemError
+from .judging import raise_unless_success
+from .penalty_search import search_for_nnz
+from .penalty_search.options import Options, check_scope, checked_budget, checked_options
+from .penalty_search.programs import Array, input_sizes
 from .problem import Problem
 from .solution import Solution
-from .solve import raise_unless_success
 from .solvers import Progress, get_solver
 from .status import Status
 from .threads import limit_threads
@@ -157,7 +151,7 @@ def reweighting_rounds(
     rounds : int
         Programs after the first.
     sparsity, nnz : float or int, optional
-        The budget, as for :func:`solve_for_sparsity` and :func:`solve_for_nnz`. The last program
+        The budget, as for :func:`solve`. The last program
         uses it up, the others may leave one per cent.
     start : {"trained", "plain"}, optional
         Weights of the first program: from the trained W, or the problem's own. "trained" where
@@ -167,7 +161,7 @@ def reweighting_rounds(
     warm_start : Solution, optional
         An answer of any solver for the first program to be weighted by, in place of `start`.
     scope, callback, factorisation, n_threads, tol_gap, tol_feas, time_limit, **settings
-        As for :func:`solve_for_nnz`; one clock runs for all programs.
+        As for :func:`solve`; one clock runs for all programs.
 
     Yields
     ------
@@ -197,7 +191,9 @@ def reweighting_rounds(
     get_solver(solver, problem.replace(weights=np.full(problem.n_inputs, 0.5)))
     check_integer("rounds", rounds, 0)
     check_scope(scope)
-    keep = _budget(problem, sparsity, nnz)
+    keep = checked_budget(problem, sparsity, nnz)
+    if keep is None and problem.epsilon is None:
+        raise ProblemError("give sparsity or nnz, or the problem a radius")
     if start is None:
         start = "plain" if problem.W is None else "trained"
     check_choice("start", start, ("trained", "plain"))
@@ -264,16 +260,3 @@ def _scaled(problem: Problem, last: Problem, weights: Array, W: NDArray[Any]) ->
     weights = problem.penalty() * weights
     before, after = (float(np.sum(c * np.abs(W))) for c in (last.penalty(), weights))
     return problem.replace(weights=weights * (before / after) if after > 0 else weights)
-
-
-def _budget(problem: Problem, sparsity: Any, nnz: Any) -> int | None:
-    """Return the nonzeros asked for; None when the radius is the budget."""
-    if sparsity is not None and nnz is not None:
-        raise SettingsError("give sparsity or nnz, and not both")
-    if sparsity is not None:
-        return count_of_sparsity(problem, sparsity)
-    if nnz is not None:
-        return checked_count(problem, nnz)
-    if problem.epsilon is None:
-        raise ProblemError("give sparsity or nnz, or the problem a radius")
-    return None

@@ -1,14 +1,36 @@
 """What a solver may say of an answer, with the remedy beside it."""
 
-from enum import Enum
+from enum import StrEnum
 
 
-class Status(Enum):
+class Status(StrEnum):
     """Outcome of a solve, for one output or for the whole layer.
 
-    The value is the short name that files and tables use; :attr:`message` says what it means and
-    :attr:`remedy` what to do about it. Only the certificate sets ``OPTIMAL`` and ``INFEASIBLE``.
+    A member is a string, the word that files and tables use, and equals it: both
+    ``solution.status == "optimal"`` and ``solution.status is Status.OPTIMAL`` work, and
+    ``Status("optimal")`` finds the member. Only the certificate sets ``OPTIMAL`` and
+    ``INFEASIBLE``. :func:`worst` orders outcomes by severity; ``<`` compares the words.
+
+    Attributes
+    ----------
+    label : str
+        The word itself.
+    message : str
+        What it means.
+    remedy : str
+        What to do about it; empty for ``OPTIMAL``.
+
+    Examples
+    --------
+    >>> Status.TIME_LIMIT == "time_limit"
+    True
+    >>> Status("time_limit").remedy
+    'raise time_limit, or loosen tol_gap'
     """
+
+    label: str
+    message: str
+    remedy: str
 
     OPTIMAL = (
         "optimal",
@@ -57,13 +79,12 @@ class Status(Enum):
         "read solution.warnings, or use solver='admm'",
     )
 
-    def __init__(self, label: str, message: str, remedy: str) -> None:
-        self.label = label
-        self.message = message
-        self.remedy = remedy
-
-    def __str__(self) -> str:
-        return self.label
+    def __new__(cls, label: str, message: str, remedy: str) -> "Status":
+        """Make the member that equals `label`."""
+        member = str.__new__(cls, label)
+        member._value_ = member.label = label
+        member.message, member.remedy = message, remedy
+        return member
 
 
 SEVERITY = (

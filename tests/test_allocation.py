@@ -16,10 +16,10 @@ from nettrim_solver.network import (
     LayerPath,
     Network,
     layer_path,
-    prune_network,
 )
 from nettrim_solver.network.allocation import Allocator, allocate, measure_paths, split
-from nettrim_solver.network.choices import Options
+from nettrim_solver.network.choices import Execution
+from nettrim_solver.network.probing import measuring_recipe
 from nettrim_solver.network.spreading import (
     least_nnz,
     spread_by_output,
@@ -27,9 +27,10 @@ from nettrim_solver.network.spreading import (
     spread_evenly,
 )
 
+from .helpers import prune
 from .tolerances import TOLERANCE
 
-ALPS = Options(solver="alps")
+ALPS = measuring_recipe("alps"), Execution()
 RNG = np.random.default_rng(32)
 X = RNG.standard_normal((120, 8))
 
@@ -177,7 +178,7 @@ def test_totals_are_exact_and_can_be_pruned_to(method, mode, sparsity):
     budgets = allocate(network, X, sparsity=sparsity, method=method, mode=mode)
     total = 93 - round(sparsity * 93)
     assert sum(budgets.values()) == total
-    result = prune_network(network, X, nnz=budgets, solver="alps", mode=mode)
+    result = prune(network, X, nnz=budgets, steps="alps", mode=mode)
     assert result.nnz == total
 
 
@@ -231,7 +232,7 @@ def test_the_last_layer_behind_whole_ones_counts_in_full():
     grid = [1 - round(15 / 1.5) / 15]
     paths = {n: layer_path(network, n, X, grid, X_heldout=held) for n in ("first", "second")}
     paths["third"] = layer_path(network, "third", X, grid, X_heldout=held)
-    allocator = Allocator(network, X, ALPS, method="output_error", paths=paths, X_heldout=held)
+    allocator = Allocator(network, X, *ALPS, method="output_error", paths=paths, X_heldout=held)
     allocator.weigh(allocator.most)
     assert allocator.weights["third"] == pytest.approx(1.0, rel=TOLERANCE["reordered"])
 
@@ -247,7 +248,7 @@ def test_a_network_of_twelve_layers_gains_without_looking_at_the_cascade():
     errors = {}
     for method in ("output_error", "uniform"):
         budgets = allocate(network, samples, sparsity=0.5, method=method)
-        result = prune_network(network, samples, nnz=budgets, solver="alps", X_heldout=held)
+        result = prune(network, samples, nnz=budgets, steps="alps", X_heldout=held)
         assert result.sparsity == 0.5 and len(budgets) == 12
         errors[method] = result.output_error_heldout
     assert errors["output_error"] < 0.9 * errors["uniform"]
@@ -265,7 +266,7 @@ def test_weights_say_what_the_cascade_does_not_repair():
         ]
     )
     samples = rng.standard_normal((1000, 8))
-    allocator = Allocator(network, samples, ALPS, method="output_error")
+    allocator = Allocator(network, samples, *ALPS, method="output_error")
     allocator.prepare()
     allocator.weigh(100)
     assert allocator.weights["wide"] < 1.0
@@ -300,7 +301,7 @@ def test_the_least_is_a_weight_per_output_that_has_any():
         ({"nnz": 50, "skip": ["first", "second", "third"]}, "at least one layer"),
         ({"nnz": 50, "skip": "fourth"}, "matches none"),
         ({"nnz": 50, "paths": {"first": path_of([1, 0])}}, "paths must hold one of every layer"),
-        ({"nnz": 50, "solver": "none"}, "solver must be one of"),
+        ({"nnz": 50, "solver": "none"}, "one was 'none'"),
         ({"nnz": 50, "X": None}, "needs calibration data"),
         ({"nnz": 50, "X": X[:, :3]}, "X: "),
         ({"nnz": 50, "network": [1]}, "network must be a Network"),

@@ -28,9 +28,10 @@ from nettrim_solver.network import (
     choose_rows,
     collect,
     collect_bytes,
-    prune_network,
     spill,
 )
+
+from .helpers import prune
 
 RNG = np.random.default_rng(8)
 
@@ -467,7 +468,7 @@ def test_double_samples_of_a_single_network_may_be_as_large_as_double_ones():
     network = Network([Dense(RNG.standard_normal((4, 3)).astype(np.float32))])
     with pytest.raises(ProblemError, match="squares are finite"):
         Calibration(X.astype(np.float32), network)
-    result = prune_network(network, X, tolerance=0.2)
+    result = prune(network, X, tolerance=0.2)
     assert result.sparsity > 0 and result.output_error <= result.output_bound < 0.21
 
 
@@ -481,7 +482,7 @@ def test_calibration_data_of_another_network_are_refused_before_work():
     with pytest.raises(
         ProblemError, match=r"^X: .*samples of shape \(2, 8, 8\), but .*\(2, 6, 6\)"
     ):
-        prune_network(network, Calibration(np.ones((5, 2, 6, 6))), nnz=3)
+        prune(network, Calibration(np.ones((5, 2, 6, 6))), nnz=3)
 
 
 @pytest.mark.parametrize("argument", ["X", "X_heldout"])
@@ -497,5 +498,5 @@ def test_numbers_in_no_table_are_found_before_any_layer_is_pruned(argument):
     beyond[7, 5] = 5
     given = {"X": X, "X_heldout": X, argument: beyond}
     with pytest.raises(ProblemError, match=f"^{argument}: .*whole numbers from 0 to 4, but gets 5"):
-        prune_network(network, tolerance=0.1, callback=pruned.append, **given)
+        prune(network, tolerance=0.1, callback=pruned.append, **given)
     assert not pruned

@@ -1,6 +1,7 @@
 """Runs that are interrupted: the same bits afterwards, and refusal of anything that changed."""
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -12,9 +13,10 @@ import pytest
 from nettrim_solver import Status, solve
 from nettrim_solver.exceptions import ProblemError, ProblemFileError
 from nettrim_solver.frameworks.npz import from_npz, to_npz
-from nettrim_solver.network import Calibration, prune_network
-from nettrim_solver.network.checkpoint import hash_data, hash_network
+from nettrim_solver.network import Calibration
+from nettrim_solver.network.checkpoint import hash_data, hash_network, versions
 
+from .helpers import prune
 from .test_modes import convnet, images, mlp, same_weights, samples
 
 X = samples()
@@ -43,7 +45,9 @@ if where == "writing":
 
 network = from_npz(folder + "/network.npz")
 X = np.load(folder + "/X.npy")
-result = prune_network(network, X, tolerance=0.2, checkpoint=folder + "/run", callback=callback)
+result = prune_network(
+    network, X, tolerance=0.2, recipe="net-trim", checkpoint=folder + "/run", callback=callback
+)
 to_npz(result.network, folder + "/pruned.npz")
 """
 
@@ -74,7 +78,7 @@ def test_a_killed_run_goes_on_and_gives_the_same_bits(tmp_path):
     assert done.returncode == 0, done.stderr
     assert len(layer_files(tmp_path / "run")) == 3
     assert (tmp_path / "run" / layer_files(tmp_path / "run")[0]).read_bytes() == first
-    whole = prune_network(network, X, tolerance=0.2)
+    whole = prune(network, X, tolerance=0.2)
     same_weights(from_npz(tmp_path / "pruned.npz"), whole.network)
 
 
@@ -82,12 +86,12 @@ def test_a_killed_run_goes_on_and_gives_the_same_bits(tmp_path):
 def test_a_stopped_run_goes_on_where_it_was(mode, tmp_path):
     network, data = convnet(), images()
     arguments = {"tolerance": 0.3, "mode": mode, "X_heldout": images(9, 8)}
-    whole = prune_network(network, data, **arguments)
+    whole = prune(network, data, **arguments)
     arguments["checkpoint"] = tmp_path / "new" / "folder"
-    part = prune_network(network, data, callback=lambda at: at.layer == "third", **arguments)
+    part = prune(network, data, callback=lambda at: at.layer == "third", **arguments)
     assert part.status is Status.INTERRUPTED and len(layer_files(arguments["checkpoint"])) == 2
     solved = []
-    again = prune_network(
+    again = prune(
         network, data, callback=lambda at: at.progress and solved.append(at.layer), **arguments
     )  # fmt: skip
     assert set(solved) == {"third", "last"}
@@ -98,7 +102,7 @@ def test_a_stopped_run_goes_on_where_it_was(mode, tmp_path):
         assert mine == theirs
     # A finished run is read back whole, without the callback of any solver.
     solved.clear()
-    same_weights(prune_network(network, data, **arguments).network, whole.network)
+    same_weights(prune(network, data, **arguments).network, whole.network)
     assert solved == []
 
 
@@ -118,28 +122,51 @@ def changed_network():
         ({"mode": "parallel"}, r"what changed: mode \(was 'cascade', is 'parallel'\)"),
         ({"seed": 1}, r"seed \(was 0, is 1\)"),
         ({"tolerance": 0.25}, r"tolerance of layer 'W0' \(was 0.2, is 0.25\); tolerance of layer"),
-        ({"settings": {"max_iter": 9}}, r"settings of layer 'W0' \(was None, is {max_iter: 9}\)"),
-        ({"overrides": {"W1": {"solver": "obs"}}}, r"changed: solver of layer 'W1' \(was 'admm',"),
+        (
+            {"steps": {"step": "admm", "max_iter": 9}},
+            r"steps of layer 'W0' \(was Pipeline\(admm\), is Pipeline\(admm\(max_iter=9\)\)\)",
+        ),
+        ({"layers": {"W1": {"steps": "obs"}}}, r"changed: steps of layer 'W1' \(was Pipeline\(a"),
         ({"skip": "W1"}, r"what changed: skip of layer 'W1' \(was False, is True\)"),
-        ({"pipeline": solve}, r"pipeline of layer 'W0' \(was None, is nettrim_solv"),
+        ({"steps": solve}, r"steps of layer 'W0' \(was Pipeline\(admm\), is nett"),
     ],
 )
 def test_a_run_that_differs_is_refused(change, message, tmp_path):
     given = {"network": mlp(), "X": X, "tolerance": 0.2, "checkpoint": tmp_path}
-    prune_network(given["network"], X, tolerance=0.2, checkpoint=tmp_path, skip=[])
+    prune(given["network"], X, tolerance=0.2, checkpoint=tmp_path, skip=[])
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     given |= change
     with pytest.raises(ProblemError, match=message) as caught:
-        prune_network(given.pop("network"), given.pop("X"), **given)
+        prune(given.pop("network"), given.pop("X"), **given)
     assert "Use another folder" in str(caught.value)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [("nettrim_solver", "nettrim_solver"), ("numpy", "numpy"), ("scipy", "scipy")],
+)
+def test_layers_of_two_versions_are_not_mixed(module, name, tmp_path, monkeypatch):
+    prune(mlp(), X, tolerance=0.2, checkpoint=tmp_path)
+    monkeypatch.setattr(f"{module}.__version__", "0.0.1")
+    with pytest.raises(ProblemError, match=rf"changed: version of {name} \(was .*, is '?0.0.1"):
+        prune(mlp(), X, tolerance=0.2, checkpoint=tmp_path)
+
+
+def test_the_fingerprint_names_the_blas():
+    code = (
+        "import numpy, nettrim_solver.network.checkpoint as c; print(c.versions()['BLAS of numpy'])"
+    )
+    alone = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert versions()["BLAS of numpy"] == alone.stdout.strip()
+    assert re.search(r"\w.* \d+\.\d+", alone.stdout)
+
+
 def test_what_changes_no_weights_may_change(tmp_path):
     network = mlp()
-    first = prune_network(network, X, tolerance=0.2, checkpoint=tmp_path)
+    first = prune(network, X, tolerance=0.2, checkpoint=tmp_path)
     batches = [X[:70], X[70:]]
-    second = prune_network(
+    second = prune(
         network, batches, tolerance=0.2, checkpoint=tmp_path, time_limit=99, n_threads=1,
         callback=lambda at: None, X_heldout=X[:9], spill=tmp_path,
     )  # fmt: skip
@@ -155,10 +182,10 @@ def test_layers_that_failed_are_tried_again(tmp_path):
             raise RuntimeError("out of luck")
         return solve(problem, "magnitude")
 
-    arguments = {"tolerance": 0.2, "pipeline": pipeline, "checkpoint": tmp_path}
-    assert prune_network(mlp(), X, mode="parallel", **arguments).layer("W1").outcome == "failed"
+    arguments = {"tolerance": 0.2, "steps": pipeline, "checkpoint": tmp_path}
+    assert prune(mlp(), X, mode="parallel", **arguments).layer("W1").outcome == "failed"
     state["broken"] = False
-    assert prune_network(mlp(), X, mode="parallel", **arguments).layer("W1").pruned
+    assert prune(mlp(), X, mode="parallel", **arguments).layer("W1").pruned
 
 
 @pytest.mark.parametrize("inside", ["missing/below", ""])
@@ -166,7 +193,7 @@ def test_an_unwritable_folder_is_an_error_before_work(inside, tmp_path):
     (tmp_path / "file").write_text("in the way")
     calls = []
     with pytest.raises(ProblemError, match="checkpoint must be a folder that can be written to"):
-        prune_network(
+        prune(
             mlp(), X, tolerance=0.2, checkpoint=tmp_path / "file" / inside,
             callback=calls.append,
         )  # fmt: skip
@@ -180,7 +207,7 @@ def test_a_full_disk_costs_the_checkpoint_and_not_the_run(tmp_path, monkeypatch)
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(module, "save_arrays", full)
-    result = prune_network(mlp(), X, tolerance=0.2, checkpoint=tmp_path)
+    result = prune(mlp(), X, tolerance=0.2, checkpoint=tmp_path)
     assert all(report.pruned for report in result.layers) and layer_files(tmp_path) == []
     assert "checkpoint: layer 'W0' cannot be written to" in result.layer("W0").warnings[-1]
     assert "No space left" in result.table()
@@ -188,28 +215,28 @@ def test_a_full_disk_costs_the_checkpoint_and_not_the_run(tmp_path, monkeypatch)
 
 def test_damaged_and_foreign_files_are_named(tmp_path):
     network = mlp()
-    prune_network(network, X, tolerance=0.2, checkpoint=tmp_path / "a")
-    prune_network(network, X, tolerance=0.3, checkpoint=tmp_path / "b")
+    prune(network, X, tolerance=0.2, checkpoint=tmp_path / "a")
+    prune(network, X, tolerance=0.3, checkpoint=tmp_path / "b")
     name = layer_files(tmp_path / "a")[1]
     whole = (tmp_path / "a" / name).read_bytes()
     (tmp_path / "a" / name).write_bytes(whole[:300] + b"x" + whole[301:])
     with pytest.raises(ProblemFileError, match=name):
-        prune_network(network, X, tolerance=0.2, checkpoint=tmp_path / "a")
+        prune(network, X, tolerance=0.2, checkpoint=tmp_path / "a")
     (tmp_path / "a" / name).write_bytes((tmp_path / "b" / name).read_bytes())
     with pytest.raises(ProblemError, match=f"{name} belongs to another run; delete it"):
-        prune_network(network, X, tolerance=0.2, checkpoint=tmp_path / "a")
+        prune(network, X, tolerance=0.2, checkpoint=tmp_path / "a")
     (tmp_path / "a" / name).unlink()
-    prune_network(network, X, tolerance=0.2, checkpoint=tmp_path / "a")
+    prune(network, X, tolerance=0.2, checkpoint=tmp_path / "a")
     assert (tmp_path / "a" / name).exists()
 
     run = tmp_path / "a" / "run.json"
     content = json.loads(run.read_text())
     run.write_text(json.dumps(content | {"format": "nettrim_solver.checkpoint/9"}))
     with pytest.raises(ProblemError, match="is of the format 'nettrim_solver.checkpoint/9'"):
-        prune_network(network, X, tolerance=0.2, checkpoint=tmp_path / "a")
+        prune(network, X, tolerance=0.2, checkpoint=tmp_path / "a")
     run.write_text("{")
     with pytest.raises(ProblemError, match="run.json cannot be read"):
-        prune_network(network, X, tolerance=0.2, checkpoint=tmp_path / "a")
+        prune(network, X, tolerance=0.2, checkpoint=tmp_path / "a")
 
 
 def test_names_that_are_no_file_names_have_files_of_their_own(tmp_path):
@@ -219,9 +246,9 @@ def test_names_that_are_no_file_names_have_files_of_their_own(tmp_path):
     network = Network(
         [Dense(W, name="a/b"), Activate("relu"), Dense(W[:4], name="a_b"), Dense(W[:4], name="..")]
     )
-    whole = prune_network(network, X, tolerance=0.2, checkpoint=tmp_path)
+    whole = prune(network, X, tolerance=0.2, checkpoint=tmp_path)
     assert len(layer_files(tmp_path)) == 3
-    same = prune_network(network, X, tolerance=0.2, checkpoint=tmp_path)
+    same = prune(network, X, tolerance=0.2, checkpoint=tmp_path)
     for one, other in zip(same.network.layers, whole.network.layers, strict=True):
         np.testing.assert_array_equal(one.W, other.W)
         assert one.b is other.b is None

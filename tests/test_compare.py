@@ -211,13 +211,13 @@ def test_the_removals_are_traced_once(monkeypatch):
 
 
 def test_the_search_of_a_convex_solver_goes_on_from_its_answer(monkeypatch):
-    starts, search = [], layer.solve_for_sparsity
+    starts, search = [], layer.solve
 
     def watched(*args, warm_start, **options):
         starts.append(warm_start)
         return search(*args, warm_start=warm_start, **options)
 
-    monkeypatch.setattr(layer, "solve_for_sparsity", watched)
+    monkeypatch.setattr(layer, "solve", watched)
     problem, _ = make()
     compare(problem, solvers=["admm", "magnitude"], sparsities=[0.4, 0.6])
     assert [start is None for start in starts] == [True, False, True, True]

@@ -226,9 +226,9 @@ def power(value):
 
 def test_constants_that_pages_quote_are_those_of_the_code():
     from nettrim_solver import certificate, reweighting
-    from nettrim_solver.budget import levels
+    from nettrim_solver.judging import TOLERANCES
     from nettrim_solver.network import allocation, downstream, probing
-    from nettrim_solver.solve import TOLERANCES
+    from nettrim_solver.penalty_search import programs
     from nettrim_solver.solvers import admm_mask, iht
 
     mask, words = admm_mask.Settings(), ("no", "one", "two", "three", "four", "five", "six")
@@ -248,7 +248,7 @@ def test_constants_that_pages_quote_are_those_of_the_code():
         ],
         "mathematics/output-weights.md": [f"${downstream.SAMPLES} n$ samples"],
         "networks.md": [f"at {words[len(probing.GRID)]} sparsities"],
-        "budgets.md": [f"is {levels.LEAST:g} of".replace("e-0", "e-")],
+        "budgets.md": [f"is {programs.LEAST:g} of".replace("e-0", "e-")],
         "how-to-choose.md": [
             f"float64 is proved to a gap and violation of {gaps['float64']:g}".replace("e-0", "e-"),
             f"float32 to {gaps['float32']:g}".replace("e-0", "e-"),

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from nettrim_solver.exceptions import ProblemError, SettingsError
+from nettrim_solver.exceptions import SettingsError
 from nettrim_solver.network import (
     Activate,
     Add,
@@ -14,12 +14,12 @@ from nettrim_solver.network import (
     Network,
     Softmax,
     allocate,
-    prune_network,
 )
 from nettrim_solver.network.calibration import Calibration
 from nettrim_solver.network.downstream import LEAST, downstream_weights
 from nettrim_solver.pipeline import L0, Pipeline, Refit, Solve
 
+from .helpers import prune, prune_weighted_at
 from .tolerances import TOLERANCE
 
 RNG = np.random.default_rng(5)
@@ -131,18 +131,18 @@ def test_units_that_move_nothing_still_count():
 
 @pytest.mark.parametrize(
     "options",
-    [{"solver": "l0", "sparsity": 0.6}, {"solver": "admm", "tolerance": 0.2}],
+    [{"steps": "l0", "sparsity": 0.6}, {"steps": "admm", "tolerance": 0.2}],
     ids=["l0", "admm"],
 )
 def test_units_of_a_layer_do_not_matter(options):
     """Hidden units scaled up, and their consumers down, are the same network."""
     scale = np.geomspace(0.25, 4.0, 8)
     options = options | {"output_weights": "downstream", "skip": "scores", "n_threads": 1}
-    plain, scaled = (prune_network(n, X, **options) for n in (mlp(), mlp(scale)))
+    plain, scaled = (prune(n, X, **options) for n in (mlp(), mlp(scale)))
     W = plain.network.layer("hidden").W
     close = TOLERANCE["downstream_units"] * np.abs(W).max()
     assert np.abs(scaled.network.layer("hidden").W / scale - W).max() <= close
-    if options["solver"] == "admm":
+    if options["steps"] == "admm":
         assert plain.layers[0].gap <= TOLERANCE["proved"]
         assert plain.layers[0].violation <= TOLERANCE["proved"]
 
@@ -151,18 +151,16 @@ def test_units_of_a_layer_do_not_matter(options):
 @pytest.mark.parametrize(
     "options",
     [
-        {"solver": "admm", "tolerance": 0.2},
-        {"solver": "admm", "tolerance": 0.2, "formulation": "strict", "radius": "per_output"},
-        {"pipeline": Pipeline(Solve("admm"), Refit()), "sparsity": 0.5},
-        {"pipeline": Pipeline(L0()), "sparsity": 0.5},
+        {"steps": "admm", "tolerance": 0.2},
+        {"steps": "admm", "tolerance": 0.2, "formulation": "strict", "radius": "per_output"},
+        {"steps": Pipeline(Solve("admm"), Refit()), "sparsity": 0.5},
+        {"steps": Pipeline(L0()), "sparsity": 0.5},
     ],
     ids=["pooled", "strict", "refit", "l0"],
 )
 def test_reported_errors_are_in_the_units_of_the_layer(mode, options):
     network = mlp(np.geomspace(0.25, 4.0, 8))
-    result = prune_network(
-        network, X, mode=mode, output_weights="downstream", n_threads=1, **options
-    )
+    result = prune(network, X, mode=mode, output_weights="downstream", n_threads=1, **options)
     hidden = result.layers[0]
     before = np.maximum(X @ network.layer("hidden").W + network.layer("hidden").b, 0)
     layer = result.network.layer("hidden")
@@ -176,7 +174,7 @@ def test_reported_errors_are_in_the_units_of_the_layer(mode, options):
 def test_rounded_weights_are_judged_in_the_units_of_the_problem():
     network = mlp(np.geomspace(0.25, 4.0, 8)).astype(np.float32)
     options = {"tolerance": 0.2, "output_weights": "downstream", "skip": "scores", "n_threads": 1}
-    hidden = prune_network(network, X.astype(np.float32), **options).layers[0]
+    hidden = prune(network, X.astype(np.float32), **options).layers[0]
     assert abs(hidden.gap) <= TOLERANCE["single_precision"]
     assert hidden.violation <= TOLERANCE["single_precision"]
 
@@ -187,7 +185,7 @@ def test_the_tolerance_is_relative_to_the_weighted_outputs():
     counts = downstream_weights(network, "hidden", Calibration(X))
     Y = np.maximum(X @ layer.W + layer.b, 0) * counts
     options = {"tolerance": 0.2, "output_weights": "downstream", "skip": "scores"}
-    hidden = prune_network(network, X, **options).layers[0]
+    hidden = prune(network, X, **options).layers[0]
     expected = 0.2 * np.linalg.norm(Y)
     assert hidden.epsilon == pytest.approx(expected, rel=TOLERANCE["reordered"])
 
@@ -195,8 +193,8 @@ def test_the_tolerance_is_relative_to_the_weighted_outputs():
 def test_the_output_changes_less_with_the_same_zeros():
     network, errors = mlp(np.geomspace(8.0, 0.1, 8)), {}
     for weights in ("equal", "downstream"):
-        result = prune_network(
-            network, X, nnz={"hidden": 30}, skip="scores", solver="l0", output_weights=weights
+        result = prune(
+            network, X, nnz={"hidden": 30}, skip="scores", steps="l0", output_weights=weights
         )
         errors[weights] = result.output_error
     assert errors["downstream"] < errors["equal"]
@@ -205,8 +203,8 @@ def test_the_output_changes_less_with_the_same_zeros():
 def test_an_allocation_measures_with_the_same_weights():
     network = mlp(np.geomspace(8.0, 0.1, 8))
     found = allocate(network, X, sparsity=0.6, output_weights="downstream")
-    again = prune_network(
-        network, X, sparsity=0.6, allocation="output_error", solver="alps",
+    again = prune(
+        network, X, sparsity=0.6, allocation="output_error", steps="alps",
         output_weights="downstream",
     )  # fmt: skip
     assert again.budgets == found
@@ -219,12 +217,12 @@ def test_outputs_that_a_pruned_network_does_not_listen_to_count_little():
     pruned = network.replace({"scores": (W, network.layer("scores").b)})
     rows = np.linalg.norm(W, axis=1)
     Y = np.maximum(X @ network.layer("hidden").W + network.layer("hidden").b, 0)
-    options = {"tolerance": 0.2, "skip": "scores", "n_threads": 1}
-    hidden = prune_network(network, X, output_weights=pruned, **options).layers[0]
+    options = {"tolerance": 0.2, "skip": "scores"}
+    hidden = prune_weighted_at(network, X, pruned, **options).layers[0]
     weights = np.maximum(rows, LEAST * rows.max())
     expected = 0.2 * np.linalg.norm(Y * weights / np.sqrt(np.mean(weights**2)))
     assert hidden.epsilon == pytest.approx(expected, rel=TOLERANCE["downstream_linear"])
-    with_other = prune_network(network, X, output_weights="downstream", **options).layers[0]
+    with_other = prune(network, X, output_weights="downstream", **options).layers[0]
     assert abs(with_other.epsilon / expected - 1) > 0.01
 
 
@@ -237,31 +235,12 @@ def test_a_second_pass_with_the_weights_of_the_first_errs_less():
         W = rng.standard_normal((size, width)) / np.sqrt(size)
         operations += [Dense(W, np.zeros(width)), Activate("relu")]
     network, data = Network(operations[:-1]), rng.standard_normal((600, 20))
-    options = {"sparsity": 0.85, "solver": "alps", "n_threads": 1}
-    first = prune_network(network, data, output_weights="downstream", **options)
-    again = prune_network(network, data, output_weights=first.network, **options)
+    options = {"sparsity": 0.85, "steps": "alps"}
+    first = prune(network, data, output_weights="downstream", **options)
+    again = prune_weighted_at(network, data, first.network, **options)
     assert again.output_error < first.output_error
-    assert again.settings["output_weights"].startswith("network ")
-
-
-def test_a_checkpoint_knows_the_network_that_gave_the_weights(tmp_path):
-    network, other = mlp(), mlp(np.geomspace(0.5, 2.0, 8))
-    options = {"tolerance": 0.2, "checkpoint": tmp_path, "n_threads": 1}
-    prune_network(network, X, output_weights=network, **options)
-    prune_network(network, X, output_weights=mlp(), **options)
-    with pytest.raises(ProblemError, match="belongs to another run.*output_weights"):
-        prune_network(network, X, output_weights=other, **options)
 
 
 def test_bad_input():
-    stranger = Network([Dense(np.eye(12), np.zeros(12), name="hidden")])
-    with pytest.raises(SettingsError, match="layer 'hidden': output_weights must be a network"):
-        prune_network(mlp(), X, sparsity=0.5, output_weights=stranger)
-    deeper = Network([Dense(np.ones((3, 12))), Dense(np.ones((12, 8)), name="hidden")])
-    for how in ({}, {"allocation": "output_error"}):
-        with pytest.raises(SettingsError, match=r"inputs of shape \(12,\), but takes \(3,\)"):
-            prune_network(
-                mlp(), X, sparsity=0.5, overrides={"hidden": {"output_weights": deeper}}, **how
-            )
     with pytest.raises(SettingsError, match="output_weights must be one of .*'equal'"):
-        prune_network(mlp(), X, sparsity=0.5, output_weights="upstream")
+        prune(mlp(), X, sparsity=0.5, output_weights="upstream")

@@ -7,7 +7,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nettrim_solver import prune_network
 from nettrim_solver.exceptions import ProblemError
 from nettrim_solver.frameworks import join_inputs
 from nettrim_solver.network import (
@@ -21,6 +20,8 @@ from nettrim_solver.network import (
 )
 from nettrim_solver.network.bounds import lipschitz, signal_bounds
 from nettrim_solver.network.gathering import split
+
+from .helpers import prune
 
 RNG = np.random.default_rng(3)
 SHAPES = st.lists(st.lists(st.integers(1, 3), max_size=3).map(tuple), min_size=2, max_size=4)
@@ -83,7 +84,7 @@ def test_a_network_with_two_inputs_is_pruned():
     features = np.concatenate([hidden, table[kinds].reshape(200, 6)], axis=1)
     X = join_inputs(kinds, numbers)
     np.testing.assert_allclose(network(X), features @ network.layer("last").W, rtol=1e-12)
-    result = prune_network(network, X, tolerance=0.3)
+    result = prune(network, X, tolerance=0.3)
     report = result.layer("last")
     assert result.sparsity > 0 and 0 < report.network_error <= report.network_bound < np.inf
     with pytest.raises(ProblemError, match=r"whole numbers from 0 to 5, but gets 6"):

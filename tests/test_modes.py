@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 import nettrim_solver
 from nettrim_solver import Problem, Status, certify, refit, solve
 from nettrim_solver.activations import Activation
-from nettrim_solver.budget import solve_for_nnz
 from nettrim_solver.exceptions import ProblemError, SettingsError, UnsupportedError
 from nettrim_solver.network import (
     Activate,
@@ -23,17 +22,17 @@ from nettrim_solver.network import (
     Conv2d,
     Dense,
     Flatten,
-    LayerSettings,
     MaxPool2d,
     Network,
     collect,
     modes,
-    plan_network,
-    prune_network,
 )
+from nettrim_solver.network.choices import LayerSettings
+from nettrim_solver.network.recipe import Recipe
 from nettrim_solver.network.tasks import group_tasks, strict_cascade
 from nettrim_solver.pipeline import Pipeline, Refit, Solve
 
+from .helpers import planned, prune
 from .tolerances import TOLERANCE
 
 
@@ -109,7 +108,7 @@ def same_weights(one, other):
 @pytest.mark.parametrize("activation", ["relu", "tanh"])
 def test_in_parallel_every_layer_is_the_solution_of_its_own_problem(activation):
     network = mlp(activation=activation)
-    result = prune_network(network, X, mode="parallel", tolerance=0.2)
+    result = prune(network, X, mode="parallel", tolerance=0.2)
     data = Calibration(X, network)
     for layer in network.layers:
         signals = collect(network, layer.name, data)
@@ -126,7 +125,7 @@ def test_in_parallel_every_layer_is_the_solution_of_its_own_problem(activation):
 
 def test_a_cascade_is_the_sequence_done_by_hand():
     network, gamma, g = mlp(), 1.1, 0.3
-    result = prune_network(network, X, tolerance=g, gamma=gamma)
+    result = prune(network, X, tolerance=g, gamma=gamma)
     signal, target = X, X
     for i, layer in enumerate(network.layers):
         relu = i < 2
@@ -157,9 +156,9 @@ def test_a_cascade_is_the_sequence_done_by_hand():
 def test_with_gamma_of_one_or_more_the_trained_weights_keep_the_radius():
     network = mlp(widths=(12, 4, 6, 2))
     strangled = {"W0": {"sparsity": 0.8}}
-    wide = prune_network(network, X, tolerance=1e-3, gamma=1.0, overrides=strangled)
+    wide = prune(network, X, tolerance=1e-3, gamma=1.0, layers=strangled)
     assert wide.layer("W1").status is Status.OPTIMAL
-    tight = prune_network(network, X, tolerance=1e-3, gamma=0.0, overrides=strangled)
+    tight = prune(network, X, tolerance=1e-3, gamma=0.0, layers=strangled)
     report = tight.layer("W1")
     assert report.outcome == "failed" and "infeasible" in report.reason
     assert tight.status is Status.FAILED
@@ -169,7 +168,7 @@ def test_with_gamma_of_one_or_more_the_trained_weights_keep_the_radius():
 
 def test_a_convolution_equals_its_matrix_problems():
     network, data = convnet(), images()
-    result = prune_network(network, data, mode="parallel", tolerance=0.3, seed=3, max_rows=700)
+    result = prune(network, data, mode="parallel", tolerance=0.3, seed=3, max_rows=700)
     folded = network.folded()
     assert [layer.name for layer in folded.layers] == ["first", "second", "third", "last"]
     for name in ("first", "second", "third"):
@@ -193,7 +192,7 @@ def test_a_convolution_equals_its_matrix_problems():
 def test_graphs_with_shortcuts_and_normalisation_are_pruned_in_both_modes():
     network, data = convnet(), images()
     for mode in ("parallel", "cascade"):
-        result = prune_network(network, data, mode=mode, tolerance=0.2)
+        result = prune(network, data, mode=mode, tolerance=0.2)
         assert all(one.pruned and one.status is Status.OPTIMAL for one in result.layers)
         assert 0.05 < result.sparsity < 1
         assert not any(isinstance(op, BatchNorm) for op in result.network.operations)
@@ -209,10 +208,15 @@ def test_the_cascade_makes_up_for_damage_that_parallel_layers_pass_on():
     network = mlp(widths=(12, 30, 30, 5))
     data = samples(400)
     one, other = (
-        prune_network(network, data, mode=mode, sparsity=0.5).output_error
+        prune(network, data, mode=mode, sparsity=0.5).output_error
         for mode in ("cascade", "parallel")
     )
     assert one < other
+
+
+def layer_settings(**budget):
+    """The settings of a layer with a budget, by the default recipe."""
+    return LayerSettings(Recipe().steps, **budget)
 
 
 # Strict cascade ---------------------------------------------------------------------------------
@@ -228,7 +232,7 @@ def test_strict_bounds_keep_the_trained_weights_feasible(activation):
     signals = collect(pruned, "W1", data, original=network)
     boxes = {}
     for bound in ("clipped", "trained"):
-        choice = LayerSettings(tolerance=0.01, formulation="strict", strict_bound=bound)
+        choice = layer_settings(tolerance=0.01, formulation="strict", strict_bound=bound)
         (task,) = group_tasks(signals, network.activation_after("W1"), choice, cascade=True)
         layer = network.layer("W1")
         assert certify(task.problem, layer.W, layer.b).violation == 0
@@ -259,7 +263,7 @@ def test_a_refit_in_a_strict_cascade_aims_at_the_original_preactivations(bound):
     damaged = network.replace({"W0": (np.where(np.abs(first.W) < 0.2, 0, first.W), first.b)})
     data = Calibration(X, network)
     signals = collect(damaged, "W1", data, original=network)
-    choice = LayerSettings(nnz=30, formulation="strict", strict_bound=bound)
+    choice = layer_settings(nnz=30, formulation="strict", strict_bound=bound)
     (task,) = group_tasks(signals, network.activation_after("W1"), choice, True)
     lower, upper = task.problem.box()
     target = np.clip(signals.Z, lower, upper)
@@ -280,7 +284,7 @@ def test_clipped_bounds_are_never_worse_and_both_runs_end_proved():
     network = mlp()
     norms = {}
     for bound in ("clipped", "trained"):
-        result = prune_network(
+        result = prune(
             network, X, tolerance=0.3, formulation="strict", strict_bound=bound
         )  # fmt: skip
         assert result.status is Status.OPTIMAL
@@ -303,7 +307,7 @@ def test_boxes_without_one_sided_rows_stay_as_they_are():
 @pytest.mark.parametrize("mode", ["cascade", "parallel"])
 def test_a_sparsity_is_met_in_every_layer(solver, mode):
     network = convnet()
-    result = prune_network(network, images(), mode=mode, sparsity=0.6, solver=solver)
+    result = prune(network, images(), mode=mode, sparsity=0.6, steps=solver)
     for layer in result.network.layers:
         assert layer.nnz == layer.W.size - round(0.6 * layer.W.size)
     for report in result.layers:
@@ -315,7 +319,7 @@ def test_a_sparsity_is_met_in_every_layer(solver, mode):
 def test_numbers_of_nonzeros_by_layer_are_shared_equally_by_the_groups():
     network = convnet()
     counts = {"first": 40, "second": 21, "third": 33, "last": 50}
-    result = prune_network(network, images(), mode="parallel", nnz=counts)
+    result = prune(network, images(), mode="parallel", nnz=counts)
     for name, count in counts.items():
         assert result.network.layer(name).nnz == count == result.layer(name).nnz
     shares = [np.count_nonzero(W) for W in result.network.layer("second").matrices()]
@@ -324,14 +328,14 @@ def test_numbers_of_nonzeros_by_layer_are_shared_equally_by_the_groups():
     norms = [np.linalg.norm(signals.Z[:, columns]) for columns in (slice(0, 2), slice(2, 4))]
     assert shares[int(np.argmax(norms))] == 11
     with pytest.raises(SettingsError, match=r"nnz must be a number or a mapping .*\['sceond'\]"):
-        prune_network(network, images(), nnz=counts | {"sceond": 3})
+        prune(network, images(), nnz=counts | {"sceond": 3})
 
 
-def test_layers_solved_for_a_number_of_nonzeros_equal_solve_for_nnz():
+def test_layers_solved_for_a_number_of_nonzeros_equal_solve():
     network = mlp()
-    result = prune_network(network, X, mode="parallel", nnz={"W0": 30, "W1": 20, "W2": 10})
+    result = prune(network, X, mode="parallel", nnz={"W0": 30, "W1": 20, "W2": 10})
     signals = collect(network, "W1", Calibration(X, network))
-    alone = solve_for_nnz(problem_of(signals, network.activation_after("W1")), 20)
+    alone = solve(problem_of(signals, network.activation_after("W1")), nnz=20)
     np.testing.assert_array_equal(result.network.layer("W1").W, alone.W)
 
 
@@ -343,12 +347,12 @@ def test_names_count_more_than_patterns_and_patterns_more_than_kinds():
     overrides = {
         "third": {"sparsity": 0.9},
         "*i*": {"sparsity": 0.8},
-        "conv2d": {"sparsity": 0.7, "solver": "wanda", "max_rows": 300},
+        "conv2d": {"sparsity": 0.7, "steps": "wanda", "max_rows": 300},
         "dense": {"tolerance": 0.4},
         "f*": {"sparsity": 0.5},
     }
-    result = prune_network(
-        network, images(), sparsity=0.1, solver="magnitude", overrides=overrides, mode="parallel"
+    result = prune(
+        network, images(), sparsity=0.1, steps="magnitude", layers=overrides, mode="parallel"
     )  # fmt: skip
     assert [one.budget for one in result.layers] == [
         "sparsity 0.5", "sparsity 0.7", "sparsity 0.9", "tolerance 0.4",
@@ -359,17 +363,19 @@ def test_names_count_more_than_patterns_and_patterns_more_than_kinds():
 
 def test_another_solver_comes_without_the_settings_of_the_old_one():
     network = mlp()
-    result = prune_network(
-        network, X, tolerance=0.2, settings={"max_iter": 4000},
-        overrides={"W1": {"solver": "magnitude"}, "W2": {"settings": {"check_interval": 5}}},
+    result = prune(
+        network, X, tolerance=0.2, steps={"step": "admm", "max_iter": 4000},
+        layers={
+            "W1": {"steps": "magnitude"}, "W2": {"steps": {"step": "admm", "check_interval": 5}},
+        },
     )  # fmt: skip
     assert [one.solver for one in result.layers] == ["admm", "magnitude", "admm"]
 
 
 def test_skipped_layers_stay_as_they_are():
     network = mlp()
-    result = prune_network(
-        network, X, tolerance=0.2, skip=["*2"], overrides={"W0": {"skip": True}}
+    result = prune(
+        network, X, tolerance=0.2, skip=["*2"], layers={"W0": {"skip": True}}
     )  # fmt: skip
     assert [one.outcome for one in result.layers] == ["skipped", "pruned", "skipped"]
     for name in ("W0", "W2"):
@@ -395,18 +401,18 @@ def test_layers_that_cannot_be_pruned_are_passed_over_with_the_reason(mode):
     network = Network(
         [Dense(W, name="odd"), Activate(Oscillating()), Dense(W[:4, :2], name="plain")]
     )  # fmt: skip
-    result = prune_network(network, X, tolerance=0.2, mode=mode)
+    result = prune(network, X, tolerance=0.2, mode=mode)
     odd, plain = result.layers
     assert odd.outcome == "passed over" and "no stable inverse" in odd.reason
     assert plain.pruned and result.status is Status.OPTIMAL
-    alone = prune_network(network, X, tolerance=0.2, mode=mode, skip="plain")
+    alone = prune(network, X, tolerance=0.2, mode=mode, skip="plain")
     assert alone.status is Status.FAILED
     np.testing.assert_array_equal(result.network.layer("odd").W, W)
     assert "odd passed over: " in result.table()
 
     huge = Network([Dense(1e200 * W, name="huge"), Dense(W[:4, :2] * 1e200, name="plain")])
     with np.errstate(over="ignore", invalid="ignore"):
-        report = prune_network(huge, X, tolerance=0.2, mode=mode).layer("plain")
+        report = prune(huge, X, tolerance=0.2, mode=mode).layer("plain")
     assert report.outcome == "passed over" and "must be finite" in report.reason
 
 
@@ -420,9 +426,9 @@ def test_a_pipeline_takes_the_place_of_the_solver():
         calls.append((problem.n_inputs, nnz, n_threads, time_limit is not None))
         return solve(problem, "magnitude", **({} if nnz is None else {"nnz": nnz}))
 
-    result = prune_network(
-        mlp(), X, tolerance=0.3, pipeline=pipeline, n_threads=1, time_limit=60,
-        overrides={"W1": {"nnz": 5}, "W2": {"solver": "admm"}},
+    result = prune(
+        mlp(), X, tolerance=0.3, steps=pipeline, n_threads=1, time_limit=60,
+        layers={"W1": {"nnz": 5}, "W2": {"steps": "admm"}},
     )  # fmt: skip
     assert calls == [(12, None, 1, True), (9, 5, 1, True)]
     assert [one.solver for one in result.layers] == ["magnitude", "magnitude", "admm"]
@@ -431,8 +437,8 @@ def test_a_pipeline_takes_the_place_of_the_solver():
 
 def test_the_pipelines_of_the_house_fit_in():
     pipeline = Pipeline(Solve("magnitude"), Refit())
-    result = prune_network(mlp(), X, sparsity=0.5, pipeline=pipeline)
-    plain = prune_network(mlp(), X, sparsity=0.5, solver="magnitude")
+    result = prune(mlp(), X, sparsity=0.5, steps=pipeline)
+    plain = prune(mlp(), X, sparsity=0.5, steps="magnitude")
     assert result.layer("W1").nnz == plain.layer("W1").nnz
     assert result.output_error < plain.output_error
     assert [one.solver for one in result.layers] == ["magnitude+refit"] * 3
@@ -448,7 +454,7 @@ def test_the_pipelines_of_the_house_fit_in():
 )
 def test_a_failing_pipeline_costs_its_layer_only(pipeline, reason):
     network = mlp()
-    result = prune_network(network, X, tolerance=0.2, overrides={"W1": {"pipeline": pipeline}})
+    result = prune(network, X, tolerance=0.2, layers={"W1": {"steps": pipeline}})
     report = result.layer("W1")
     assert report.outcome == "failed" and reason in report.reason
     np.testing.assert_array_equal(result.network.layer("W1").W, network.layer("W1").W)
@@ -476,9 +482,9 @@ def test_measured_errors_are_below_their_bounds(
 ):
     network = mlp(widths, activation, seed, dtype, bias)
     data = samples(25, widths[0], seed + 1, dtype)
-    result = prune_network(
+    result = prune(
         network, data, mode=mode, tolerance=tolerance, formulation=formulation, radius=radius,
-        settings={"max_iter": 60},
+        steps={"step": "admm", "max_iter": 60},
     )  # fmt: skip
     for report in result.layers:
         assert report.network_error <= report.network_bound
@@ -488,7 +494,7 @@ def test_measured_errors_are_below_their_bounds(
 @pytest.mark.parametrize("mode", ["parallel", "cascade"])
 def test_errors_are_those_of_the_two_networks(mode):
     network, data = mlp(), X
-    result = prune_network(network, data, mode=mode, tolerance=0.2)
+    result = prune(network, data, mode=mode, tolerance=0.2)
     signal, pruned = data, data
     for report, layer in zip(result.layers, network.layers, strict=True):
         f, new = network.activation_after(layer.name), result.network.layer(layer.name)
@@ -511,7 +517,7 @@ def test_errors_are_those_of_the_two_networks(mode):
 )
 def test_bounds_hold_through_convolutions_poolings_and_shortcuts(seed, mode, budget, groups):
     network, data = convnet(seed, groups), images(6, seed + 1)
-    result = prune_network(network, data, mode=mode, solver="magnitude", **budget)
+    result = prune(network, data, mode=mode, steps="magnitude", **budget)
     for report in result.layers:
         assert report.network_error <= report.network_bound
     assert result.output_error <= result.output_bound
@@ -519,20 +525,20 @@ def test_bounds_hold_through_convolutions_poolings_and_shortcuts(seed, mode, bud
 
 def test_no_bound_is_claimed_from_some_of_the_rows():
     network = mlp()
-    result = prune_network(network, X, mode="parallel", tolerance=0.2, max_rows=100)
+    result = prune(network, X, mode="parallel", tolerance=0.2, max_rows=100)
     assert [one.rows for one in result.layers] == [100] * 3
     assert [one.network_bound for one in result.layers] == [None] * 3
     assert result.output_bound is None
     # In a cascade a layer on all rows is bounded whatever happened before it.
-    overrides = {"W2": {"max_rows": None}}
-    result = prune_network(network, X, tolerance=0.2, max_rows=100, overrides=overrides)
+    overrides = {"W2": {"max_rows": np.inf}}
+    result = prune(network, X, tolerance=0.2, max_rows=100, layers=overrides)
     assert [one.network_bound is None for one in result.layers] == [True, True, False]
     assert result.output_error <= result.output_bound
 
 
 def test_the_seed_chooses_the_rows():
     network = mlp()
-    runs = [prune_network(network, X, tolerance=0.2, max_rows=60, seed=s) for s in (0, 0, 1)]
+    runs = [prune(network, X, tolerance=0.2, max_rows=60, seed=s) for s in (0, 0, 1)]
     same_weights(runs[0].network, runs[1].network)
     assert np.any(runs[0].network.layer("W0").W != runs[2].network.layer("W0").W)
 
@@ -543,7 +549,7 @@ def test_the_seed_chooses_the_rows():
 @pytest.mark.parametrize("mode", ["parallel", "cascade"])
 def test_held_out_errors_are_those_of_other_samples(mode):
     network, held = mlp(), samples(80, seed=9)
-    result = prune_network(network, X, mode=mode, tolerance=0.2, X_heldout=held)
+    result = prune(network, X, mode=mode, tolerance=0.2, X_heldout=held)
     signal = pruned = held
     for layer, new, report in zip(
         network.layers, result.network.layers, result.layers, strict=True
@@ -564,7 +570,7 @@ def test_too_few_samples_and_silent_outputs_are_warned_of():
     network = mlp(widths=(40, 6, 3))
     b = np.array([-100.0, *network.layer("W0").b[1:]])
     network = network.replace({"W0": (network.layer("W0").W, b)})
-    result = prune_network(network, samples(25, 40), tolerance=0.01)
+    result = prune(network, samples(25, 40), tolerance=0.01)
     report = result.layer("W0")
     s = report.nnz / 6
     assert 25 < 2 * s * np.log(40 / s)
@@ -573,13 +579,13 @@ def test_too_few_samples_and_silent_outputs_are_warned_of():
     active = np.mean(network.layer("W0").W.T @ samples(25, 40).T + b[:, None] > 0)
     assert 0.5 * 40 / active < float(text.rpartition(" ")[2]) <= 1.05 * 40 / active
     assert "degenerate: 1 outputs are never active on these rows" in report.warnings
-    enough = prune_network(network, samples(3000, 40), tolerance=0.01).layer("W0")
+    enough = prune(network, samples(3000, 40), tolerance=0.01).layer("W0")
     assert not any("too few" in text for text in enough.warnings)
     assert result.warnings[0].startswith("W0: ")
 
 
 def test_an_answer_without_proof_is_warned_of():
-    result = prune_network(mlp(), X, tolerance=0.1, settings={"max_iter": 1, "polish": False})
+    result = prune(mlp(), X, tolerance=0.1, steps={"step": "admm", "max_iter": 1, "polish": False})
     assert result.status is Status.MAX_ITERATIONS
     assert any(text.startswith("unproved: max_iterations") for text in result.layers[0].warnings)
 
@@ -589,10 +595,10 @@ def test_an_answer_without_proof_is_warned_of():
 
 def test_single_precision_networks_stay_single_and_keep_their_bounds():
     network, data = mlp(dtype=np.float32), samples(dtype=np.float32)
-    result = prune_network(network, data, tolerance=0.2)
+    result = prune(network, data, tolerance=0.2)
     assert result.network.dtype == np.float32 and result.status is Status.OPTIMAL
     # Samples in double make the signals double; the weights are judged as they are stored.
-    double = prune_network(network, data.astype(np.float64), tolerance=0.2)
+    double = prune(network, data.astype(np.float64), tolerance=0.2)
     assert double.network.dtype == np.float32 and double.status is Status.OPTIMAL
     report, layer = double.layer("W0"), double.network.layer("W0")
     signals = collect(network, "W0", Calibration(data.astype(np.float64), network))
@@ -603,7 +609,7 @@ def test_single_precision_networks_stay_single_and_keep_their_bounds():
 
 def test_batches_calibrations_and_spilled_rows_give_the_same_weights(tmp_path):
     network = mlp()
-    expected = prune_network(network, X, tolerance=0.2).network
+    expected = prune(network, X, tolerance=0.2).network
     given = [
         {"X": (X[i : i + 256] for i in range(0, 150, 256))},
         {"X": Calibration(X, network)},
@@ -611,22 +617,22 @@ def test_batches_calibrations_and_spilled_rows_give_the_same_weights(tmp_path):
     ]
     for arguments in given:
         data = arguments.pop("X")
-        same_weights(prune_network(network, data, tolerance=0.2, **arguments).network, expected)
+        same_weights(prune(network, data, tolerance=0.2, **arguments).network, expected)
     assert not list(tmp_path.iterdir())
 
 
 def test_nothing_given_is_changed_and_nothing_is_shared():
     network, data = mlp(), X.copy()
     before = [(layer.W.copy(), layer.b.copy()) for layer in network.layers]
-    overrides, settings_ = {"W0": {"tolerance": 0.1}}, {"max_iter": 4000}
-    result = prune_network(
-        network, data, tolerance=0.2, overrides=overrides, settings=settings_, skip="W2"
+    overrides, step = {"W0": {"tolerance": 0.1}}, {"step": "admm", "max_iter": 4000}
+    result = prune(
+        network, data, tolerance=0.2, layers=overrides, steps=step, skip="W2"
     )  # fmt: skip
     np.testing.assert_array_equal(data, X)
     for layer, (W, b) in zip(network.layers, before, strict=True):
         np.testing.assert_array_equal(layer.W, W)
         np.testing.assert_array_equal(layer.b, b)
-    assert overrides == {"W0": {"tolerance": 0.1}} and settings_ == {"max_iter": 4000}
+    assert overrides == {"W0": {"tolerance": 0.1}} and step == {"step": "admm", "max_iter": 4000}
     assert not np.shares_memory(result.network.layer("W0").W, network.layer("W0").W)
     with pytest.raises(ValueError, match="read-only"):
         result.network.layer("W0").W[:] = 0
@@ -635,31 +641,30 @@ def test_nothing_given_is_changed_and_nothing_is_shared():
 def test_a_plan_says_rows_and_a_memory_that_is_kept():
     network = mlp(widths=(40, 90, 60, 10))
     data = samples(2100, 40)
-    plan = plan_network(network, data, tolerance=0.3, max_rows=2000, skip="W0", n_threads=1)
+    plan = planned(network, data, tolerance=0.3, max_rows=2000, skip="W0", n_threads=1)
     assert [one.rows for one in plan.layers] == [2000] * 3 and plan.layers[0].n_rows == 2100
     assert plan.layers[0].budget == "" and plan.layers[0].seconds == 0
     assert plan.seconds > 0 and plan.rate > 1e8
     assert "2000 of 2100" in plan.table() and "skipped" in plan.table()
     assert "times: estimates" in plan.table() and plan.notes == ()
     # What is compiled, or imported, is no part of the run.
-    prune_network(mlp(), X, tolerance=0.3)
-    for solver in ("admm", "sparsegpt"):
+    prune(mlp(), X, tolerance=0.3)
+    for step in ({"step": "admm", "max_iter": 10, "polish": False}, "sparsegpt"):
         tracemalloc.start()
-        prune_network(
-            network, data, tolerance=0.3, max_rows=2000, skip=["W0"], solver=solver,
-            settings={"max_iter": 10, "polish": False} if solver == "admm" else None,
+        prune(
+            network, data, tolerance=0.3, max_rows=2000, skip=["W0"], steps=step,
         )  # fmt: skip
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         assert peak < plan.bytes
-    with pytest.raises(SettingsError, match="plan_network.* takes .*but was given"):
-        plan_network(network, data, tolerances=0.3)
-    assert plan_network(mlp(), X, tolerance=0.1, solver="cvxpy").seconds is None
-    layers, trials = plan_network(mlp(), X, max_error=0.3).notes
+    with pytest.raises(TypeError, match="plan_network.* unexpected .*'tolerances'"):
+        planned(network, data, tolerances=0.3)
+    assert planned(mlp(), X, tolerance=0.1, steps="cvxpy").seconds is None
+    layers, trials = planned(mlp(), X, max_error=0.3, allocation="output_error").notes
     # Six points for each of the three paths, and 3^2 + 3 * 3 prunings for the cascade.
     assert "about 36 layers pruned by alps" in layers and "several times" in trials
     assert (
-        plan_network(mlp(), X, max_error=0.3, mode="parallel")
+        planned(mlp(), X, max_error=0.3, mode="parallel", allocation="output_error")
         .notes[0]
         .startswith("before: about 18 layers")
     )
@@ -692,7 +697,7 @@ def test_ctrl_c_keeps_the_layers_that_are_done(ctrl_c):
         ctrl_c()
         return solve(problem)
 
-    result = prune_network(network, X, tolerance=0.2, overrides={"W1": {"pipeline": interrupting}})
+    result = prune(network, X, tolerance=0.2, layers={"W1": {"steps": interrupting}})
     assert result.status is Status.INTERRUPTED
     untouched_behind(result, network, 1)
     assert result.output_error <= result.output_bound
@@ -706,7 +711,7 @@ def test_a_callback_that_returns_true_ends_the_run(inside):
         seen.append(at)
         return at.layer == "W1" and (at.progress is not None) == inside
 
-    result = prune_network(network, X, tolerance=0.2, callback=callback)
+    result = prune(network, X, tolerance=0.2, callback=callback)
     assert result.status is Status.INTERRUPTED
     untouched_behind(result, network, 1)
     assert {at.layer for at in seen} == {"W0", "W1"} and seen[-1].done == 1
@@ -718,7 +723,7 @@ def test_the_error_of_a_callback_passes_through():
         raise KeyError("mine")
 
     with pytest.raises(KeyError, match="mine"):
-        prune_network(mlp(), X, tolerance=0.2, callback=callback)
+        prune(mlp(), X, tolerance=0.2, callback=callback)
 
 
 class Clock:
@@ -733,7 +738,7 @@ class Clock:
 def test_a_time_limit_ends_the_run_between_layers(monkeypatch):
     network, clock = mlp(), Clock()
     monkeypatch.setattr(modes, "time", clock)
-    result = prune_network(
+    result = prune(
         network, X, tolerance=0.2, time_limit=9.0,
         callback=lambda at: setattr(clock, "now", 9.0 * at.done),
     )  # fmt: skip
@@ -750,16 +755,16 @@ def test_answers_that_the_time_limit_cut_short_are_not_kept(monkeypatch):
         clock.now = 10.0
         return solve(problem, "magnitude")
 
-    result = prune_network(
-        network, X, tolerance=0.2, time_limit=9.0, overrides={"W1": {"pipeline": slow}}
+    result = prune(
+        network, X, tolerance=0.2, time_limit=9.0, layers={"W1": {"steps": slow}}
     )  # fmt: skip
     assert result.status is Status.TIME_LIMIT and limits == [9.0]
     untouched_behind(result, network, 1)
 
 
 def test_the_time_limit_of_a_layer_is_another_matter():
-    result = prune_network(
-        mlp(), X, tolerance=0.2, time_limit=99.0, settings={"time_limit": 1e-9}
+    result = prune(
+        mlp(), X, tolerance=0.2, time_limit=99.0, steps={"step": "admm", "time_limit": 1e-9}
     )  # fmt: skip
     assert result.status is Status.TIME_LIMIT and all(one.pruned for one in result.layers)
     assert any(text.startswith("unproved: time_limit") for text in result.layers[0].warnings)
@@ -782,25 +787,31 @@ NAN = np.where(np.arange(12) == 3, np.nan, X)
         ({"mode": "serial"}, r"mode must be one of \['cascade', 'parallel'\], but was 'serial'"),
         ({"tolerance": None}, r"every layer needs a budget, but \['W0', 'W1', 'W2'\] have none"),
         ({"tolerance": {"W0": 0.1}}, r"every layer needs a budget, but \['W1', 'W2'\] have none"),
-        ({"tolerance": -0.1}, "layer 'W0': tolerance must lie in"),
+        ({"tolerance": -0.1}, "tolerance must lie in"),
         ({"tolerance": "0.1"}, "tolerance must lie in"),
         ({"sparsity": 0.5}, r"give one of tolerance, .*\['tolerance', 'sparsity'\] were given"),
         ({"tolerance": None, "sparsity": 1.0}, "sparsity must lie in"),
         ({"tolerance": None, "nnz": {"W0": 9, "W1": 64, "W2": 9}}, "layer 'W1': nnz must be at mo"),
         ({"tolerance": None, "nnz": 2.5}, "nnz must be an integer"),
-        ({"overrides": {"W7": {}}}, r"'W7' matches none: the layers are \['W0 \(dense\)'"),
-        ({"overrides": {"conv2d": {}}}, "'conv2d' matches none"),
-        ({"overrides": {"W0": {"budget": 1}}}, r"overrides\['W0'\] may hold .* holds \['budget'\]"),
-        ({"overrides": {"W0": 0.5}}, r"overrides\['W0'\] must be a mapping"),
-        ({"overrides": [("W0", {})]}, "overrides must be a mapping"),
-        ({"overrides": {"W0": {"solver": "adm"}}}, "layer 'W0': solver must be one of"),
-        ({"overrides": {"W0": {"tolerance": 1, "nnz": 1}}}, "layer 'W0': give one of"),
+        ({"layers": {"W7": {}}}, r"'W7' matches none: the layers are \['W0 \(dense\)'"),
+        ({"layers": {"conv2d": {}}}, "'conv2d' matches none"),
+        ({"layers": {"W0": {"budget": 1}}}, r"layers\['W0'\] has an unknown entry 'budget'"),
+        ({"layers": {"W0": 0.5}}, r"layers\['W0'\] must be a mapping"),
+        ({"layers": [("W0", {})]}, "layers must be a mapping"),
+        (
+            {"layers": {"W0": {"steps": "adm"}}},
+            r"layers\['W0'\]: .* was 'adm'; did you mean 'admm'",
+        ),
+        ({"layers": {"W0": {"tolerance": 1, "nnz": 1}}}, r"layers\['W0'\]: give one of"),
         ({"skip": ["W9"]}, "skip must name layers, kinds or patterns, but 'W9' matches none"),
         ({"skip": "*"}, "at least one layer must be pruned"),
-        ({"solver": "nothing"}, "solver must be one of"),
-        ({"settings": {"max_itr": 3}}, "unknown setting 'max_itr' for solver 'admm'; it knows"),
-        ({"settings": {"max_iter": 0}}, "max_iter must be an integer >= 1"),
-        ({"solver": "magnitude", "settings": {"nnz": 3}}, "the budget is given by tolerance"),
+        ({"steps": "nothing"}, "one was 'nothing'"),
+        (
+            {"steps": {"step": "admm", "max_itr": 3}},
+            "unknown setting 'max_itr' for solver 'admm'; it knows",
+        ),
+        ({"steps": {"step": "admm", "max_iter": 0}}, "max_iter must be an integer >= 1"),
+        ({"steps": {"step": "magnitude", "nnz": 3}}, "a budget is an argument of the call"),
         ({"formulation": "penalised"}, "formulation must be one of"),
         ({"radius": "each"}, "radius must be one of"),
         ({"strict_bound": "zero"}, "strict_bound must be one of"),
@@ -811,21 +822,25 @@ NAN = np.where(np.arange(12) == 3, np.nan, X)
         ({"time_limit": 0}, "time_limit must lie in"),
         ({"n_threads": 0}, "n_threads must be None or an integer >= 1"),
         ({"callback": 3}, "callback must be callable"),
-        ({"pipeline": 3}, "pipeline must be callable"),
+        ({"steps": 3}, "steps must name solvers"),
+        ({"solver": "alps"}, r"how a network is pruned is said by recipe=.*steps='alps'"),
+        ({"overrides": {}}, "layers="),
+        ({"probe": None}, "probe is gone"),
+        ({"recipe": "bets"}, "one of .* but was 'bets'; did you mean 'best'"),
         ({"spill": "/nowhere/at/all"}, "spill must be a folder"),
     ],
 )
 def test_unusable_arguments_are_named_before_work(arguments, message):
     given = {"network": mlp(), "X": X, "tolerance": 0.1} | arguments
     with pytest.raises((ProblemError, SettingsError), match=message):
-        prune_network(given.pop("network"), given.pop("X"), **given)
+        prune(given.pop("network"), given.pop("X"), **given)
 
 
 def test_what_a_solver_cannot_do_is_said_before_work():
     with pytest.raises(UnsupportedError, match="layer 'W0': solver 'admm-published' does not"):
-        prune_network(mlp(), X, tolerance=0.1, solver="admm-published")
+        prune(mlp(), X, tolerance=0.1, steps="admm-published")
 
 
 def test_the_public_names_are_imported_when_they_are_asked_for():
-    assert nettrim_solver.prune_network is prune_network
+    assert nettrim_solver.prune_network is nettrim_solver.network.prune_network
     assert nettrim_solver.Network is Network

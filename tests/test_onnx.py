@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nettrim_solver import prune_network
 from nettrim_solver.exceptions import ProblemError
 from nettrim_solver.frameworks import from_onnx, inspect_onnx, to_npz, to_onnx
 from nettrim_solver.frameworks.onnx_layers import LAYERS
@@ -15,6 +14,7 @@ from nettrim_solver.frameworks.onnx_operations import ARITHMETIC, READERS
 from nettrim_solver.network import BatchNorm, Conv2d, Dense, Network
 from nettrim_solver.storage import save_sparse
 
+from .helpers import prune
 from .tolerances import TOLERANCE
 
 onnx = pytest.importorskip("onnx")
@@ -431,7 +431,7 @@ def test_pruned_networks_come_back(name):
     model = built(*BUILDERS[name])
     network = from_onnx(model)
     X = samples(network, 60)
-    result = prune_network(network, X, tolerance=0.3)
+    result = prune(network, X, tolerance=0.3)
     written = to_onnx(model, result.network)
     assert result.network.sparsity > 0.1
     assert_equal(run(written, X), result.network(X))
@@ -540,7 +540,7 @@ def test_integer_inputs():
     network = from_onnx(model)
     X = np.random.default_rng(0).integers(0, 2, (6, 4))
     assert_equal(network(X), run(model, X))
-    result = prune_network(network, X, sparsity=0.5, solver="magnitude")
+    result = prune(network, X, sparsity=0.5, steps="magnitude")
     assert_equal(run(to_onnx(model, result.network), X), result.network(X))
     (note, _) = inspect_onnx(model)
     assert (note.operator, note.shape) == ("Gather", (2, 5)) and "not among" in note.reason

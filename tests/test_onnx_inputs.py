@@ -5,11 +5,11 @@ import math
 import numpy as np
 import pytest
 
-from nettrim_solver import prune_network
 from nettrim_solver.exceptions import ProblemError
 from nettrim_solver.frameworks import from_onnx, inspect_onnx, join_inputs, to_onnx
 from nettrim_solver.network import Concatenate, Dense, Network, Part
 
+from .helpers import prune
 from .test_onnx import Graph, N, assert_equal, changed, gemm, onnx, outline, runtime
 
 helper = onnx.helper
@@ -107,7 +107,7 @@ def test_models_are_read_pruned_and_written_back(name):
     assert network.input_shape == X.shape[1:]
     assert_equal(network(X), run(model, places, inputs))
     assert to_onnx(model, network).SerializeToString() == model.SerializeToString()
-    result = prune_network(network, X, sparsity=0.5, solver="magnitude")
+    result = prune(network, X, sparsity=0.5, steps="magnitude")
     for other in (result.network, changed(network)):
         written = to_onnx(model, other)
         assert outline(written) == outline(model)
@@ -184,7 +184,7 @@ def test_bounds_pass_a_concatenation():
     network = from_onnx(model)
     assert [op.axis for op in network.operations if isinstance(op, Concatenate)] == [0]
     X = join_inputs(*batch(MODELS["two signals"][1], 200).values())
-    last = prune_network(network, X, tolerance=0.2).layer(network.layers[-1].name)
+    last = prune(network, X, tolerance=0.2).layer(network.layers[-1].name)
     assert 0 < last.network_error <= last.network_bound < math.inf
 
 

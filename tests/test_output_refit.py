@@ -10,18 +10,17 @@ from nettrim_solver.network import (
     Network,
     PruningResult,
     Softmax,
-    plan_network,
-    prune_network,
     refit_output,
 )
-from nettrim_solver.pipeline import L0, Pipeline, Refit, Solve
+from nettrim_solver.pipeline import Pipeline, Refit, Solve
 from nettrim_solver.status import Status
 
+from .helpers import planned, prune, prune_weighted_at
 from .test_adjoint import Stranger
 from .test_modes import X, convnet, images, mlp, same_weights
 from .tolerances import TOLERANCE
 
-ALPS = {"sparsity": 0.6, "solver": "alps", "n_threads": 1}
+ALPS = {"sparsity": 0.6, "steps": "alps", "n_threads": 1}
 
 
 def error(network, pruned, inputs=X):
@@ -41,7 +40,7 @@ def same_zeros(one, other):
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 def test_zeros_stay_and_the_error_falls(activation, dtype):
     network = mlp(activation=activation, dtype=dtype)
-    pruned = prune_network(network, X, **ALPS).network
+    pruned = prune(network, X, **ALPS).network
     refitted = refit_output(network, pruned, X)
     assert same_zeros(refitted, pruned) and refitted.dtype == dtype
     assert error(network, refitted) < 0.8 * error(network, pruned)
@@ -55,7 +54,7 @@ def test_zeros_stay_and_the_error_falls(activation, dtype):
 
 def test_more_steps_never_err_more():
     network = mlp()
-    pruned = prune_network(network, X, **ALPS).network
+    pruned = prune(network, X, **ALPS).network
     errors = [
         error(network, refit_output(network, pruned, X, steps=steps, damping=0.0))
         for steps in (0, 1, 2, 5, 20)
@@ -68,7 +67,7 @@ def test_more_steps_never_err_more():
 def test_the_last_layer_alone_ends_at_least_squares(bias):
     """Its output is linear in its weights: the minimum is known."""
     network = mlp(bias=bias)
-    pruned = prune_network(network, X, **ALPS).network
+    pruned = prune(network, X, **ALPS).network
     refitted = refit_output(network, pruned, X, skip=["W0", "W1"], damping=0.0, steps=500)
     assert np.array_equal(refitted.layer("W0").W, pruned.layer("W0").W)
     (signal,) = [inputs[0] for op, inputs, _ in pruned.signals(X) if op.name == "W2"]
@@ -85,7 +84,7 @@ def test_the_last_layer_alone_ends_at_least_squares(bias):
 
 def test_the_pull_holds_the_weights():
     network = mlp()
-    pruned = prune_network(network, X, **ALPS).network
+    pruned = prune(network, X, **ALPS).network
     moves = []
     for damping in (0.0, 1.0, 100.0):
         refitted = refit_output(network, pruned, X, damping=damping, steps=200)
@@ -95,15 +94,15 @@ def test_the_pull_holds_the_weights():
 
 def test_a_last_softmax_is_left_out():
     network = mlp()
-    pruned = prune_network(network, X, **ALPS).network
+    pruned = prune(network, X, **ALPS).network
     ends = [Network([*one.operations, Softmax()]) for one in (network, pruned)]
     same_weights(refit_output(*ends, X), refit_output(network, pruned, X))
 
 
 def test_convolutions_with_everything_are_refitted():
     network, X = convnet(), images(60)
-    result = prune_network(network, X, output_refit=30, **ALPS)
-    before = prune_network(network, X, **ALPS)
+    result = prune(network, X, output_refit=30, **ALPS)
+    before = prune(network, X, **ALPS)
     assert same_zeros(result.network, before.network)
     assert result.output_error < 0.8 * before.output_error
     same_weights(result.network, refit_output(network, before.network, X, steps=30))
@@ -115,13 +114,13 @@ def test_the_report_is_that_of_the_refitted_weights(mode, formulation):
     network = mlp()
     options = {
         "sparsity": 0.5, "mode": mode, "formulation": formulation, "n_threads": 1, "skip": "W1",
-        "pipeline": Pipeline(Solve("admm"), Refit()), "X_heldout": X[:50],
-        "overrides": {"W2": {"solver": "alps"}},
+        "steps": Pipeline(Solve("admm"), Refit()), "X_heldout": X[:50],
+        "layers": {"W2": {"steps": "alps"}},
     }  # fmt: skip
-    before = prune_network(network, X, **options)
-    result = prune_network(network, X, output_refit=20, **options)
+    before = prune(network, X, **options)
+    result = prune(network, X, output_refit=20, **options)
     assert result.output_error < before.output_error
-    assert result.settings["output_refit"] == 20 and "output_refit" not in before.settings
+    assert result.recipe.output_refit == 20 and before.recipe.output_refit == 0
     first, skipped, last = result.layers
     assert skipped.outcome == "skipped" and skipped.stages == ()
     assert np.array_equal(result.network.layer("W1").W, network.layer("W1").W)
@@ -143,28 +142,28 @@ def test_the_report_is_that_of_the_refitted_weights(mode, formulation):
 def test_a_run_goes_on_behind_its_layers(tmp_path):
     network = mlp()
     options = ALPS | {"output_refit": 10, "passes": 2, "output_weights": "downstream"}
-    whole = prune_network(network, X, **options)
+    whole = prune(network, X, **options)
     options["checkpoint"] = tmp_path
-    cut = prune_network(network, X, callback=lambda at: at.done == 1, **options)
+    cut = prune(network, X, callback=lambda at: at.done == 1, **options)
     assert cut.status is Status.INTERRUPTED
-    again = prune_network(network, X, **options)
-    once_more = prune_network(network, X, **options)
+    again = prune(network, X, **options)
+    once_more = prune(network, X, **options)
     same_weights(again.network, whole.network)
     same_weights(once_more.network, whole.network)
     with pytest.raises(ProblemError, match=r"belongs to another run.*passes \(was 2, is 3\)"):
-        prune_network(network, X, **options | {"passes": 3})
+        prune(network, X, **options | {"passes": 3})
 
 
 def test_it_can_be_ended_between_steps():
     network, calls = mlp(), []
-    before = prune_network(network, X, **ALPS)
+    before = prune(network, X, **ALPS)
 
     def stop(at):
         calls.append(at.stage)
         assert at.report is None or at.stage == "final"
         return calls.count("refit") > 12
 
-    result = prune_network(network, X, output_refit=40, callback=stop, **ALPS)
+    result = prune(network, X, output_refit=40, callback=stop, **ALPS)
     assert result.status is Status.INTERRUPTED
     assert result.output_error < before.output_error
     assert same_zeros(result.network, before.network)
@@ -177,7 +176,7 @@ def test_ctrl_c_leaves_the_best_so_far(monkeypatch):
     from nettrim_solver.network import output_refit
 
     network, calls = mlp(), []
-    pruned = prune_network(network, X, **ALPS).network
+    pruned = prune(network, X, **ALPS).network
     real = output_refit.weight_gradients
 
     def interrupted(*arguments):
@@ -197,23 +196,23 @@ def test_an_error_of_the_callback_is_its_own():
             raise ZeroDivisionError("mine")
 
     with pytest.raises(ZeroDivisionError, match="mine"):
-        prune_network(mlp(), X, output_refit=5, callback=fail, **ALPS)
+        prune(mlp(), X, output_refit=5, callback=fail, **ALPS)
 
 
 def test_passes_are_the_loop_by_hand():
-    network, weights = mlp(), "downstream"
-    for _ in range(2):
-        weights = prune_network(network, X, output_weights=weights, **ALPS).network
-    pipeline = {"sparsity": 0.6, "pipeline": Pipeline(L0()), "n_threads": 1}
-    expected = prune_network(network, X, output_weights=weights, **pipeline)
+    network = mlp()
+    first = prune(network, X, output_weights="downstream", **ALPS).network
+    second = prune_weighted_at(network, X, first, sparsity=0.6, steps="alps").network
+    pipeline = {"sparsity": 0.6, "steps": "l0"}
+    expected = prune_weighted_at(network, X, second, **pipeline)
     stages = []
-    found = prune_network(
+    found = prune(
         network, X, output_weights="downstream", passes=2,
-        callback=lambda at: stages.append((at.stage, at.layer)), **pipeline,
+        callback=lambda at: stages.append((at.stage, at.layer)), n_threads=1, **pipeline,
     )  # fmt: skip
     same_weights(found.network, expected.network)
-    assert found.settings["passes"] == 2 and "passes" not in expected.settings
-    assert {stage for stage, _ in stages} == {"pass", "final"}
+    assert found.recipe.passes == 2
+    assert {stage for stage, _ in stages} - {"compiling"} == {"pass", "final"}
     assert stages.index(("final", "W0")) > max(
         i for i, (stage, _) in enumerate(stages) if stage == "pass"
     )
@@ -221,36 +220,36 @@ def test_passes_are_the_loop_by_hand():
 
 def test_passes_leave_layers_with_equal_outputs_and_budgets_of_their_own():
     network = mlp()
-    overrides = {"W0": {"output_weights": "equal", "nnz": 30, "solver": "wanda"}}
-    options = ALPS | {"output_weights": "downstream", "overrides": overrides}
-    one = prune_network(network, X, passes=1, **options)
+    overrides = {"W0": {"output_weights": "equal", "nnz": 30, "steps": "wanda"}}
+    options = ALPS | {"output_weights": "downstream", "layers": overrides}
+    one = prune(network, X, passes=1, **options)
     assert one.layer("W0").nnz == 30 and one.layer("W0").solver == "wanda"
     assert np.array_equal(
-        one.network.layer("W0").W, prune_network(network, X, **options).network.layer("W0").W
+        one.network.layer("W0").W, prune(network, X, **options).network.layer("W0").W
     )
 
 
 def test_a_budget_of_the_network_is_kept():
     network = mlp()
-    result = prune_network(
-        network, X, sparsity=0.6, allocation="output_error", solver="l0", passes=1,
+    result = prune(
+        network, X, sparsity=0.6, allocation="output_error", steps="l0", passes=1,
         output_weights="downstream", output_refit=10, n_threads=1,
     )  # fmt: skip
     total = sum(layer.W.size for layer in network.layers)
     assert result.nnz == total - round(0.6 * total) == sum(result.budgets.values())
-    searched = prune_network(
-        network, X, max_error=0.3, solver="alps", output_refit=10, n_threads=1
+    searched = prune(
+        network, X, max_error=0.3, steps="alps", output_refit=10, n_threads=1
     )  # fmt: skip
     assert searched.output_error <= 0.3
     assert all(one.solver == "alps+output_refit" for one in searched.layers)
 
 
 def test_the_plan_says_what_comes_before_and_behind():
-    plan = plan_network(mlp(), X, output_weights="downstream", passes=3, output_refit=7, **ALPS)
+    plan = planned(mlp(), X, output_weights="downstream", passes=3, output_refit=7, **ALPS)
     assert "3 passes of all layers by alps" in plan.table()
     assert "about 7 evaluations of the network" in plan.notes[1]
-    assert plan_network(mlp(), X, **ALPS).notes == ()
-    spread = plan_network(
+    assert planned(mlp(), X, **ALPS).notes == ()
+    spread = planned(
         mlp(), X, output_weights="downstream", passes=3, allocation="output_error", **ALPS
     )
     assert len(spread.notes) == 2
@@ -260,9 +259,9 @@ def test_layers_that_failed_stay_out():
     def fail(problem, nnz=None, **_):
         raise RuntimeError("no")
 
-    result = prune_network(
-        mlp(), X, sparsity=0.5, solver="alps", output_refit=5,
-        overrides={"W1": {"pipeline": fail}}, n_threads=1,
+    result = prune(
+        mlp(), X, sparsity=0.5, steps="alps", output_refit=5,
+        layers={"W1": {"steps": fail}}, n_threads=1,
     )  # fmt: skip
     assert isinstance(result, PruningResult) and result.layer("W1").outcome == "failed"
     assert np.array_equal(result.network.layer("W1").W, mlp().layer("W1").W)
@@ -281,13 +280,13 @@ def test_bad_input():
         refit_output(network, network, X, skip="nothing")
     for name in ("passes", "output_refit"):
         with pytest.raises(SettingsError, match=f"{name} must be an integer >= 0"):
-            prune_network(network, X, **ALPS, **{name: -1})
+            prune(network, X, **ALPS, **{name: -1})
     with pytest.raises(SettingsError, match="passes measure the weights of the outputs"):
-        prune_network(network, X, passes=2, **ALPS)
+        prune(network, X, passes=2, **ALPS)
     strange = Network([
         Dense(np.ones((12, 6)), name="before"), Stranger(name="strange"),
         Dense(np.ones((6, 2)), name="behind"), Activate("relu"),
     ])  # fmt: skip
     with pytest.raises(UnsupportedError, match="'strange'.*skip them"):
-        prune_network(strange, X, output_refit=5, **ALPS)
-    assert prune_network(strange, X, output_refit=5, skip="before", **ALPS).layers[1].pruned
+        prune(strange, X, output_refit=5, **ALPS)
+    assert prune(strange, X, output_refit=5, skip="before", **ALPS).layers[1].pruned

@@ -20,9 +20,9 @@ from nettrim_solver.network import (
     layer_path,
     plot_paths,
     probing,
-    prune_network,
 )
 
+from .helpers import prune
 from .tolerances import TOLERANCE
 
 RNG = np.random.default_rng(31)
@@ -60,8 +60,8 @@ def test_points_are_what_pruning_that_layer_alone_does(solver, name):
     assert path.nnz.tolist() == [0, *(size - round(s * size) for s in GRID[::-1]), size]
     close = TOLERANCE["same_count" if solver == "admm" else "reordered"]
     for k, nnz in enumerate(path.nnz[1:-1].tolist(), start=1):
-        alone = prune_network(
-            network, X, mode="parallel", nnz={name: nnz}, skip=other, solver=solver, X_heldout=HELD
+        alone = prune(
+            network, X, mode="parallel", nnz={name: nnz}, skip=other, steps=solver, X_heldout=HELD
         )
         assert path.errors[k] == pytest.approx(alone.layer(name).error, rel=close)
         assert path.errors_heldout[k] == pytest.approx(alone.layer(name).error_heldout, rel=close)
@@ -114,7 +114,7 @@ def test_the_same_call_gives_the_same_bits_and_leaves_its_arguments_alone():
         ({"name": "third"}, "no operation 'third'"),
         ({"sparsities": [0.5, 1.0]}, r"sparsities must lie in \[0, 1\), but was 1.0"),
         ({"sparsities": 0.5}, "sparsities must be numbers, but was 0.5"),
-        ({"solver": "none"}, "solver must be one of"),
+        ({"solver": "none"}, "one was 'none'"),
         ({"settings": {"speed": 1}}, "unknown setting 'speed'"),
         ({"X": X[:, :5]}, "X: "),
         ({"X_heldout": X[:, :5]}, "X_heldout: "),
@@ -135,7 +135,7 @@ def test_samples_without_any_output_have_no_relative_error():
 
 
 def test_a_solver_that_fails_is_named_with_its_layer(monkeypatch):
-    monkeypatch.setattr(probing, "solve_for_nnz", lambda *args, **options: None)
+    monkeypatch.setattr(probing, "solve", lambda *args, **options: None)
     with pytest.raises(SolverError, match="layer 'first' at 24 nonzeros: .* returned a NoneType"):
         layer_path(small(), "first", X, [0.5])
 

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 from nettrim_solver import Problem, Status, refit, solve, swaps
-from nettrim_solver.budget import solve_for_nnz
 from nettrim_solver.exceptions import ProblemError, SettingsError
 from nettrim_solver.pipeline import L0, Pipeline, Refit, Reweight, Solve, Step, Swaps
 from nettrim_solver.reweighting import reweight
@@ -19,7 +18,7 @@ def problem():
 
 def test_the_steps_are_the_functions_in_a_row(problem):
     stages = dict(Pipeline(Solve("admm"), L0(start="before"), Swaps(), Refit()).stages(problem, 20))
-    first = solve_for_nnz(problem, 20)
+    first = solve(problem, nnz=20)
     np.testing.assert_array_equal(stages["admm"].W, first.W)
     second = solve(problem, "l0", nnz=20, warm_start=first)
     np.testing.assert_array_equal(stages["l0"].W, second.W)
@@ -68,7 +67,7 @@ def test_a_description_says_what_differs_from_the_defaults():
     assert repr(Pipeline(Solve(), Refit())) == "Pipeline(admm, refit)"
     described = repr(Pipeline(L0(settings={"rounds": 2}), Reweight(1), Swaps("box", max_swaps=3)))
     assert described == (
-        "Pipeline(l0(settings={'rounds': 2}), reweight(rounds=1), swaps(target='box', max_swaps=3))"
+        "Pipeline(l0(rounds=2), reweight(rounds=1), swaps(target='box', max_swaps=3))"
     )
 
 

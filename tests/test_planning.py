@@ -3,11 +3,13 @@
 import numpy as np
 import pytest
 
-from nettrim_solver import solve_for_nnz
+from nettrim_solver import solve
 from nettrim_solver.activations import PReLU
-from nettrim_solver.network import Activate, Conv2d, Dense, Flatten, Network, plan_network, planning
+from nettrim_solver.network import Activate, Conv2d, Dense, Flatten, Network, planning
 from nettrim_solver.network.calibration import Calibration, draw
 from nettrim_solver.pipeline import L0, Pipeline, Reweight
+
+from .helpers import planned
 
 RNG = np.random.default_rng(8)
 X = RNG.standard_normal((400, 200))
@@ -19,9 +21,9 @@ def test_pieces_are_like_the_layer_and_no_larger():
 
     def pipeline(problem, nnz=None, **call):
         seen.append((*problem.X.shape, problem.n_outputs, nnz))
-        return solve_for_nnz(problem, nnz, "magnitude")
+        return solve(problem, "magnitude", nnz=nnz)
 
-    plan = plan_network(WIDE, X, nnz=3200, pipeline=pipeline)
+    plan = planned(WIDE, X, nnz=3200, steps=pipeline)
     assert plan.seconds > 0
     rows, inputs, outputs, nnz = map(np.array, zip(*seen, strict=True))
     assert np.array_equal(np.sort(rows), rows) and rows[-1] <= 400
@@ -44,7 +46,7 @@ def test_the_time_of_the_layer_goes_on_from_the_last_two_pieces(monkeypatch, slo
 
     monkeypatch.setattr(planning, "_solve_piece", solve_piece)
     monkeypatch.setattr(planning, "measured_rate", lambda: np.inf)
-    (wide,) = plan_network(WIDE, X, tolerance=0.1).layers
+    (wide,) = planned(WIDE, X, tolerance=0.1).layers
     assert wide.seconds == pytest.approx(0.003 + slow * wide.flops, rel=0.01)
     assert (pieces[-1] == 1.0) == (slow == 0)
 
@@ -58,15 +60,15 @@ def test_a_solver_that_is_slow_on_a_first_piece_gets_no_larger_one(monkeypatch):
         return share**3 * flops, 7.0
 
     monkeypatch.setattr(planning, "_solve_piece", solve_piece)
-    (wide,) = plan_network(WIDE, X, tolerance=0.0).layers
+    (wide,) = planned(WIDE, X, tolerance=0.0).layers
     assert len(set(pieces)) == 1 and pieces[0] < 1
     assert wide.seconds == pytest.approx(7.0 / pieces[0] ** 3, rel=0.01)
 
 
 @pytest.mark.parametrize(
     "how",
-    [{"solver": "admm"}, {"solver": "alps"}, {"solver": "sparsegpt"}, {"pipeline": Pipeline(L0())},
-     {"pipeline": Pipeline(Reweight(1), L0(start="before"))}],
+    [{"steps": "admm"}, {"steps": "alps"}, {"steps": "sparsegpt"}, {"steps": Pipeline(L0())},
+     {"steps": Pipeline(Reweight(1), L0(start="before"))}],
     ids=["admm", "alps", "sparsegpt", "l0", "reweighted"],
 )  # fmt: skip
 @pytest.mark.parametrize("budget", [{"sparsity": 0.8}, {"tolerance": 0.3}], ids=["zeros", "radius"])
@@ -79,7 +81,7 @@ def test_layers_of_all_kinds_have_a_time(how, budget):
         ],
         input_shape=(4, 8, 8),
     )  # fmt: skip
-    plan = plan_network(network, RNG.standard_normal((20, 4, 8, 8)), **how, **budget)
+    plan = planned(network, RNG.standard_normal((20, 4, 8, 8)), **how, **budget)
     assert plan.seconds == sum(one.seconds for one in plan.layers) > 0
 
 
@@ -87,8 +89,8 @@ def test_a_time_that_cannot_be_known_is_left_open():
     def broken(problem, nnz=None, **call):
         raise RuntimeError("not today")
 
-    for how in ({"pipeline": broken}, {"solver": "cvxpy"}):
-        plan = plan_network(WIDE, X, tolerance=0.1, **how)
+    for how in ({"steps": broken}, {"steps": "cvxpy"}):
+        plan = planned(WIDE, X, tolerance=0.1, **how)
         assert plan.seconds is None and plan.table().splitlines()[-1].split()[-1] == "?"
 
 

@@ -24,13 +24,13 @@ from nettrim_solver.network import (
     Network,
     PruningResult,
     plot_result,
-    prune_network,
     write_report,
 )
 from nettrim_solver.network.charts import MAX_CELLS, LogAxis, cell_counts, histogram, png
 from nettrim_solver.network.report import FIELDS, html_report
 from nettrim_solver.pipeline import Pipeline, Refit, Solve
 
+from .helpers import prune
 from .test_modes import convnet, images, mlp, samples
 
 VOID = {"meta", "img", "br"}
@@ -87,14 +87,14 @@ def path_of(name, size):
 
 @pytest.fixture(scope="module")
 def result():
-    return prune_network(
-        mlp(), X, tolerance=0.3, X_heldout=samples(40, seed=3), skip="W1", max_rows=None
+    return prune(
+        mlp(), X, tolerance=0.3, X_heldout=samples(40, seed=3), skip="W1", max_rows=np.inf
     )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def convolutions():
-    return prune_network(convnet(), images(), sparsity=0.8, solver="magnitude")
+    return prune(convnet(), images(), sparsity=0.8, steps="magnitude")
 
 
 def named(result, name):
@@ -150,7 +150,7 @@ def tiles(page):
 
 
 def test_facts_of_the_caller_are_at_the_top_and_numbers_that_do_not_apply_are_not(result):
-    magnitude = prune_network(mlp(), X, sparsity=0.5, solver="magnitude")
+    magnitude = prune(mlp(), X, sparsity=0.5, steps="magnitude")
     names = list(tiles(html_report(magnitude, facts={"Accuracy": ("97 %", "98 % <before>")})))
     assert names == ["Zeros", "Accuracy", "Output error, calibration"]
     page = Page(html_report(magnitude, facts={"R2": "0.93", NASTY: ("1", NASTY)}))
@@ -161,9 +161,9 @@ def test_facts_of_the_caller_are_at_the_top_and_numbers_that_do_not_apply_are_no
 def test_the_accuracy_that_a_search_kept_is_at_the_top():
     network, held = mlp(), samples(40, seed=3)
     labels = network(held).argmax(axis=1)
-    result = prune_network(
+    result = prune(
         network, X, accuracy=lambda one: np.mean(one(held).argmax(axis=1) == labels),
-        min_accuracy=0.7, solver="magnitude",
+        min_accuracy=0.7, steps="magnitude",
     )  # fmt: skip
     page = html_report(result)
     assert {result.value, 0.7} <= set(Page(page).numbers) and "Accuracy" in tiles(page)
@@ -173,15 +173,15 @@ def test_the_accuracy_that_a_search_kept_is_at_the_top():
 def test_the_run_says_everything_once(result):
     table = html_report(result).partition("The run")[2].partition("</table>")[0]
     keys = re.findall("<th>(.*?)</th>", table)
-    assert len(keys) == len(set(keys)) and {"mode", "tolerance", "skip", "numpy"} <= set(keys)
+    assert len(keys) == len(set(keys)) and {"budget", "recipe", "input", "numpy"} <= set(keys)
 
 
 def test_errors_at_their_bound_and_without_one_say_so():
     network = mlp(widths=(12, 3))
-    whole = prune_network(network, X, tolerance=0.3, max_rows=None)
+    whole = prune(network, X, tolerance=0.3, max_rows=np.inf)
     assert abs(whole.output_bound - whole.output_error) < 1e-9
     assert "at its bound" in html_report(whole) and "No bound" not in html_report(whole)
-    partly = html_report(prune_network(network, X, tolerance=0.3, max_rows=30))
+    partly = html_report(prune(network, X, tolerance=0.3, max_rows=30))
     assert "no bound" in partly and "No bound for W0: pruned on a part of the rows" in partly
 
 
@@ -234,7 +234,7 @@ def test_dead_neurons_and_warnings_are_listed():
     W = network.layer("W0").W.copy()
     W[:, 2] = 0.0
     network = network.replace({"W0": (W, network.layer("W0").b)})
-    result = prune_network(network, X, sparsity=0.5, solver="magnitude")
+    result = prune(network, X, sparsity=0.5, steps="magnitude")
     page = Page(html_report(result))
     assert "Neurons without effect" in page.text
     assert all(warning.split(": ", 1)[1] in page.text for warning in result.warnings)
@@ -303,8 +303,8 @@ def test_the_axis_holds_all_values(values):
 def test_the_page_shows_what_was_asked_tried_and_measured_and_every_step():
     network = mlp(widths=(8, 6, 3))
     inputs = samples(80, 8)
-    result = prune_network(
-        network, inputs, max_error=0.4, pipeline=Pipeline(Solve("magnitude"), Refit()),
+    result = prune(
+        network, inputs, max_error=0.4, steps=Pipeline(Solve("magnitude"), Refit()),
         skip="W1", allocation="tolerance",
     )  # fmt: skip
     page = Page(html_report(result))
@@ -312,7 +312,7 @@ def test_the_page_shows_what_was_asked_tried_and_measured_and_every_step():
     assert {float(trial.value) for trial in result.trials} <= set(page.numbers)
     first, last = result.layer("W0").stages
     assert {first.distance, last.distance, first.error, last.error} <= set(page.numbers)
-    assert "Pipeline(magnitude, refit)" in page.text and "['W1']" in page.text
+    assert "steps=['magnitude', 'refit']" in page.text and "skip=['W1']" in page.text
     assert page.tags.count("polyline") == 4
 
 

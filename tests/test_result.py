@@ -26,7 +26,6 @@ from nettrim_solver.network import (
     Reshape,
     Softmax,
     Transpose,
-    prune_network,
 )
 from nettrim_solver.network.bounds import lipschitz
 from nettrim_solver.network.dead import dead_neurons, remove_dead_neurons
@@ -34,6 +33,7 @@ from nettrim_solver.network.measure import measure, relative
 from nettrim_solver.network.result import OUTCOMES
 from nettrim_solver.pipeline import Pipeline, Refit, Solve
 
+from .helpers import prune
 from .test_modes import convnet, images, mlp, samples
 from .tolerances import TOLERANCE
 
@@ -50,8 +50,8 @@ def shapes_of(network, data):
 
 @pytest.fixture(scope="module")
 def result():
-    return prune_network(
-        mlp(), X, tolerance=0.3, X_heldout=samples(40, seed=3), skip="W1", max_rows=None
+    return prune(
+        mlp(), X, tolerance=0.3, X_heldout=samples(40, seed=3), skip="W1", max_rows=np.inf
     )  # fmt: skip
 
 
@@ -79,25 +79,25 @@ def mine(problem, nnz, **_):
     return solve(problem, "magnitude", nnz=nnz)
 
 
-def test_the_settings_are_what_was_asked_as_json():
-    overrides = {"W1": {"settings": {"damping": np.float64(0.5)}, "solver": "sparsegpt"}}
-    result = prune_network(
-        mlp(), X, sparsity=np.float64(0.5), pipeline=mine, skip=iter(["W2"]), overrides=overrides
+def test_budget_and_recipe_are_what_was_asked_as_json():
+    overrides = {"W1": {"steps": {"step": "sparsegpt", "damping": np.float64(0.5)}}}
+    result = prune(
+        mlp(), X, sparsity=np.float64(0.5), steps=mine, skip=iter(["W2"]), layers=overrides
     )  # fmt: skip
-    asked = json.loads(json.dumps(result.settings))
-    assert asked == result.settings == result.to_dict()["settings"]
-    assert asked["sparsity"] == 0.5 and asked["skip"] == ["W2"] and asked["mode"] == "cascade"
-    assert asked["pipeline"] == f"{__name__}.mine" and "solver" not in asked
-    assert asked["overrides"]["W1"]["settings"] == {"damping": 0.5}
-    assert "tolerance" not in asked and "X" not in asked and "probe" not in asked
+    values = json.loads(json.dumps(result.to_dict()))
+    assert values["budget"] == {"sparsity": 0.5}
+    assert values["recipe"] == {
+        "steps": f"{__name__}.mine", "skip": ["W2"],
+        "layers": {"W1": {"steps": [{"step": "sparsegpt", "damping": 0.5}]}},
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("options", [{"mode": "parallel"}, {"formulation": "strict"}])
 def test_every_step_of_a_pipeline_has_its_own_figures(options):
     """The figures of the last step are the layer's; those before are computed anew."""
     pipeline = Pipeline(Solve("admm"), Refit())
-    result = prune_network(mlp(), X, sparsity=0.6, pipeline=pipeline, **options)
-    convex = prune_network(mlp(), X, sparsity=0.6, **options)
+    result = prune(mlp(), X, sparsity=0.6, steps=pipeline, **options)
+    convex = prune(mlp(), X, sparsity=0.6, **options)
     for report in result.layers:
         first, last = report.stages
         assert (first.name, last.name) == ("admm", "refit")
@@ -118,11 +118,11 @@ def test_every_step_of_a_pipeline_has_its_own_figures(options):
 
 def test_the_steps_of_a_convolution_are_those_of_its_groups_together():
     pipeline = Pipeline(Solve("magnitude"), Refit())
-    result = prune_network(
-        convnet(), images(), sparsity=0.5, pipeline=pipeline, mode="parallel", max_rows=None
+    result = prune(
+        convnet(), images(), sparsity=0.5, steps=pipeline, mode="parallel", max_rows=np.inf
     )  # fmt: skip
-    plain = prune_network(
-        convnet(), images(), sparsity=0.5, solver="magnitude", mode="parallel", max_rows=None
+    plain = prune(
+        convnet(), images(), sparsity=0.5, steps="magnitude", mode="parallel", max_rows=np.inf
     )  # fmt: skip
     for one, other in zip(result.layers, plain.layers, strict=True):
         assert one.stages[0].nnz == other.nnz == one.nnz
@@ -138,7 +138,7 @@ def test_the_table_has_a_line_per_layer_and_the_held_out_columns_when_there_are_
     assert [line.split()[0] for line in lines[:5]] == ["layer", "W0", "W1", "W2", "output"]
     assert "held-out %" in lines[0] and "skipped" in lines[2] and "optimal" in lines[1]
     assert f"{100 * result.layer('W0').sparsity:.2f}" in lines[1]
-    without = prune_network(mlp(), X, tolerance=0.3).table()
+    without = prune(mlp(), X, tolerance=0.3).table()
     assert "held-out" not in without
 
 
@@ -446,7 +446,7 @@ def test_smaller_networks_compute_the_same(seed, widths, activation, density, dt
 
 def test_the_result_removes_dead_neurons_of_what_was_pruned():
     network = mlp(widths=(12, 20, 10, 3))
-    result = prune_network(network, X, sparsity=0.93, solver="magnitude")
+    result = prune(network, X, sparsity=0.93, steps="magnitude")
     assert sum(map(len, result.dead_neurons().values())) > 5
     smaller = result.remove_dead_neurons()
     assert smaller.n_weights < 0.6 * result.network.n_weights

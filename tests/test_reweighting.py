@@ -12,7 +12,6 @@ from nettrim_solver import (
     reweight,
     reweighting_rounds,
     solve,
-    solve_for_nnz,
 )
 from nettrim_solver.exceptions import ProblemError, SettingsError, SolverError, UnsupportedError
 from nettrim_solver.problem import RADII
@@ -87,7 +86,7 @@ def test_the_refitted_error_is_smaller_at_the_same_nonzeros(seed, start):
     errors = [
         refit(problem, answer).certificate.distance
         for answer in (
-            solve_for_nnz(problem, keep),
+            solve(problem, nnz=keep),
             reweight(problem, nnz=keep, start=start),
         )
     ]
@@ -97,7 +96,7 @@ def test_the_refitted_error_is_smaller_at_the_same_nonzeros(seed, start):
 def test_no_rounds_are_the_plain_or_the_adaptive_program():
     problem = layer()
     plain = reweight(problem, 0, nnz=17, start="plain")
-    assert np.array_equal(plain.W, solve_for_nnz(problem, 17).W)
+    assert np.array_equal(plain.W, solve(problem, nnz=17).W)
     (adaptive,) = reweighting_rounds(problem, 0, nnz=17)
     size = np.abs(problem.W) * np.linalg.norm(problem.X - problem.X.mean(axis=0), axis=0)[:, None]
     slope = adaptive.problem.weights * (size + 1e-3 * size.mean())
@@ -115,7 +114,7 @@ def test_without_trained_weights_it_starts_from_the_plain_program():
 @pytest.mark.parametrize("solver", ["magnitude", "admm"])
 def test_another_answer_to_begin_with(solver):
     problem = layer()
-    before = solve_for_nnz(problem, 17, solver)
+    before = solve(problem, solver, nnz=17)
     solution = reweight(problem, 1, nnz=17, warm_start=before)
     assert solution.nnz == 17 and solution.status is Status.OPTIMAL
     assert not np.array_equal(solution.W, reweight(problem, 1, nnz=17).W)
@@ -234,7 +233,7 @@ CASES = {
     "time_limit": ({"time_limit": -1}, SettingsError, "time_limit must lie in"),
     "warm_start": ({"warm_start": 3}, SettingsError, "warm_start must be a Solution"),
     "penalised": (
-        {"problem": layer(formulation="penalised")}, ProblemError, "formulation must be one with"
+        {"problem": layer(formulation="penalised")}, ProblemError, "formulation must be 'pooled'"
     ),
 }  # fmt: skip
 

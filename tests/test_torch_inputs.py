@@ -6,7 +6,6 @@ import warnings
 import numpy as np
 import pytest
 
-from nettrim_solver import prune_network
 from nettrim_solver.exceptions import NettrimError, ProblemError
 from nettrim_solver.frameworks import (
     calibration_batches,
@@ -18,6 +17,7 @@ from nettrim_solver.frameworks import (
     to_torch,
 )
 
+from .helpers import prune
 from .tolerances import TOLERANCE
 
 with warnings.catch_warnings():
@@ -100,7 +100,7 @@ def assert_pruned(module, network, inputs):
     with torch.no_grad():
         expected = module(*inputs).numpy()
     np.testing.assert_allclose(network(X), expected, rtol=0, atol=TOLERANCE["recorded"])
-    result = prune_network(network, X, solver="alps", sparsity=0.5)
+    result = prune(network, X, steps="alps", sparsity=0.5)
     state = {key: value.clone() for key, value in module.state_dict().items()}
     pruned = to_torch(module, result.network)
     with torch.no_grad():
@@ -219,7 +219,7 @@ def test_modules_with_several_inputs_are_trained_further():
     module, inputs = made(Mixed)
     network = from_torch(module, example=inputs)
     X = join_inputs(*inputs)
-    pruned = to_torch(module, prune_network(network, X, solver="alps", sparsity=0.5).network)
+    pruned = to_torch(module, prune(network, X, steps="alps", sparsity=0.5).network)
     zeros = pruned.last.weight == 0
     data = torch.utils.data.TensorDataset(*inputs, torch.arange(N) % 3)
     losses = fine_tune(pruned, torch.utils.data.DataLoader(data, 20), epochs=4, lr=0.01)
@@ -246,7 +246,7 @@ BAD = {
     "both": (lambda: from_torch(Words(), (5,), example=torch.zeros(3, 5)), "beside input_shape"),
     "recorded without": (lambda: from_torch(Words(), (5,), record=True), "says: .*example="),
     "no integers": (reading(Words, lambda given: given[0] + 0.5), "^input 0 .* whole numbers"),
-    "too large": (lambda: prune_network(from_torch(Words(), (5,)), np.full((9, 5), 30), nnz=9),
+    "too large": (lambda: prune(from_torch(Words(), (5,)), np.full((9, 5), 30), nnz=9),
                   "whole numbers from 0 to 29, but gets 30"),
     "max_norm": (lambda: from_torch(nn.Embedding(5, 4, max_norm=1.0), (3,)), "max_norm"),
     "tied": (lambda: from_torch(tied(), (3,)), "used once, but are shared"),

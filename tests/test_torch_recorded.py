@@ -6,10 +6,10 @@ import warnings
 import numpy as np
 import pytest
 
-from nettrim_solver import prune_network
 from nettrim_solver.exceptions import NettrimError, ProblemError, UnsupportedError
 from nettrim_solver.frameworks import from_torch, to_npz, to_torch
 
+from .helpers import prune
 from .tolerances import TOLERANCE
 
 with warnings.catch_warnings():
@@ -124,7 +124,7 @@ def test_what_cannot_be_traced_is_pruned_and_written_back(kind, mode):
     np.testing.assert_allclose(network(X), expected, rtol=0, atol=TOLERANCE["recorded"])
     np.testing.assert_allclose(network(X, 7), expected, rtol=0, atol=TOLERANCE["recorded"])
 
-    result = prune_network(network, X, solver="alps", sparsity=0.5, mode=mode)
+    result = prune(network, X, steps="alps", sparsity=0.5, mode=mode)
     pruned = to_torch(module, result.network)
     assert [part.training for part in module.modules()] == modes
     assert all(torch.equal(value, state[key]) for key, value in module.state_dict().items())
@@ -158,8 +158,8 @@ def test_a_chain_of_linear_layers_is_pruned_as_when_it_is_traced(mode):
     module = nn.Sequential(nn.Linear(8, 7), nn.Linear(7, 6), nn.Linear(6, 5)).double()
     X = samples((8,), dtype=np.float64)
     found = [
-        prune_network(
-            from_torch(module, (8,), record=flag), X, solver="alps", sparsity=0.5, mode=mode
+        prune(
+            from_torch(module, (8,), record=flag), X, steps="alps", sparsity=0.5, mode=mode
         ).network
         for flag in (False, True)
     ]
@@ -190,7 +190,7 @@ def test_parts_may_have_the_name_of_the_input():
     for flag in (True, False):
         network = from_torch(module, (4,), record=flag)
         assert [layer.name for layer in network.layers] == ["input_2", "input_1", "last"]
-        pruned = prune_network(network, X, solver="magnitude", sparsity=0.5).network
+        pruned = prune(network, X, steps="magnitude", sparsity=0.5).network
         found = to_torch(module, pruned)
         np.testing.assert_array_equal(found.input.weight == 0, pruned.layer("input_2").W.T == 0)
         np.testing.assert_array_equal(found.input_1.weight == 0, pruned.layer("input_1").W.T == 0)
@@ -210,15 +210,15 @@ def test_a_layer_that_takes_no_samples_stays():
 
 def test_an_interrupted_run_goes_on(tmp_path):
     X = samples((3, 4))
-    settings = {"solver": "alps", "sparsity": 0.5, "checkpoint": tmp_path / "run"}
-    first = prune_network(from_torch(trained(Tokens), (3, 4), record=True), X, **settings)
-    again = prune_network(from_torch(trained(Tokens), (3, 4), record=True), X, **settings)
+    settings = {"steps": "alps", "sparsity": 0.5, "checkpoint": tmp_path / "run"}
+    first = prune(from_torch(trained(Tokens), (3, 4), record=True), X, **settings)
+    again = prune(from_torch(trained(Tokens), (3, 4), record=True), X, **settings)
     np.testing.assert_array_equal(again.network(X), first.network(X))
     with pytest.raises(NettrimError):
         other = trained(Tokens)
         with torch.no_grad():
             other.encoder.norm1.weight += 1
-        prune_network(from_torch(other, (3, 4), record=True), X, **settings)
+        prune(from_torch(other, (3, 4), record=True), X, **settings)
 
 
 class Of(nn.Module):

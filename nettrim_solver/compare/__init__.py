@@ -79,7 +79,7 @@ def compare(
         is "linear". A row more for each: "refit", "refit-box", "swaps", "swaps-box". Recipes whose
         steps are a function, or chosen for the network, have none.
     settings : mapping of str to mapping, optional
-        Options of a solver, as of :func:`solve_for_sparsity`, by its name in the rows; and of the
+        Options of a solver, as of :func:`solve`, by its name in the rows; and of the
         refinements, under "refit" and "swaps".
     measure_memory : bool
         Whether the peak of the memory allocated by numpy and Python is measured. This slows

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from .. import refine
-from ..budget import solve_for_nnz
 from ..checks import check_choice, check_number
 from ..exceptions import SettingsError
 from ..solution import Solution
+from ..solve import solve
 from ..solvers import SOLVERS
 from ..text import nearest
 
@@ -150,7 +150,7 @@ def _checked_options(name: str, module: Any, options: dict[str, Any]) -> dict[st
     """Return the options of one solver, or of a refinement."""
     if module is None and name not in REFINEMENTS:
         return options
-    known = set(inspect.signature(REFINEMENTS.get(name, solve_for_nnz)).parameters)
+    known = set(inspect.signature(REFINEMENTS.get(name, solve)).parameters)
     kind = None if module is None else module.Settings
     defaults = {} if kind is None else {f.name: f.default for f in fields(kind)}
     known = (known | set(defaults)) - set(OWN)

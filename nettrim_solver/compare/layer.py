@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from ..budget import solve_for_sparsity
 from ..comparison import Row
 from ..exceptions import ProblemError, SolverError
 from ..problem import Problem
 from ..solution import Solution
+from ..solve import solve
 from ..solvers import SOLVERS, available_solvers, get_solver
 from ..status import Status
 from .checks import Method, Refinement, checked_methods
@@ -87,8 +87,8 @@ class LayerRun(Run):
         method = self.asked.methods[name]
         if isinstance(method, str):
             kept = SOLVERS[method].convex or (previous is not None and previous.trace is not None)
-            return solve_for_sparsity(
-                self.problem, sparsity, method, warm_start=previous if kept else None,
+            return solve(
+                self.problem, method, sparsity=sparsity, warm_start=previous if kept else None,
                 **self._limited(self.asked.options[name]),
             )  # fmt: skip
         assert callable(method)

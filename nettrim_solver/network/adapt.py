@@ -6,6 +6,8 @@ took no part in pruning: see the page "The best recipe" of the documentation.
 
 from __future__ import annotations
 
+from typing import Any
+
 from ..exceptions import UnsupportedError
 from .adjoint import check_differentiable
 from .choices import open_layers
@@ -14,9 +16,12 @@ from .graph import Network
 from .recipe import AUTO, AUTOMATIC, Recipe
 from .target import Budget
 
-#: What is done to a layer for a tolerance: the convex program with its proof, then as few weights
-#: as can be found within the same radius.
-WITHIN_RADIUS = ["admm", "l0"]
+#: For a tolerance: the convex program with its proof, then as few weights as can be found within
+#: the same radius.
+FOR_TOLERANCE: dict[str, Any] = {
+    "steps": ["admm", "l0"], "allocation": "uniform", "output_weights": "equal", "passes": 0,
+    "output_refit": 0,
+}  # fmt: skip
 
 #: What is done to a layer for a number of weights.
 TO_COUNT = [{"step": "l0", "damping": 1e-3}]
@@ -35,35 +40,34 @@ def adapted(recipe: Recipe, network: Network, budget: Budget) -> tuple[Recipe, t
         Batch normalisations folded.
     budget : Budget
     """
-    if all(getattr(recipe, name) != AUTO for name in AUTOMATIC):
-        return recipe, ()
+    notes: list[str] = []
     if budget.name == "tolerance":
-        chosen, notes = _for_tolerance()
-    else:
+        chosen = FOR_TOLERANCE
+        if recipe.allocation != "uniform" or recipe.output_refit:
+            notes.append(
+                "no allocation and no refit to the network's output: with a tolerance every layer "
+                "keeps its own radius"
+            )
+        recipe = recipe.with_(allocation="uniform", output_refit=0)
+    elif any(getattr(recipe, name) == AUTO for name in AUTOMATIC):
         chosen, notes = _for_count(recipe, network, budget)
     changes = {name: chosen[name] for name in AUTOMATIC if getattr(recipe, name) == AUTO}
-    if changes.get("output_weights") == "equal" or recipe.output_weights == "equal":
-        changes = {name: 0 if name == "passes" else value for name, value in changes.items()}
+    if changes.get("output_weights") == "equal" or (
+        recipe.output_weights == "equal" and recipe.passes == AUTO
+    ):
+        changes["passes"] = 0
     return recipe.with_(**changes), tuple(notes)
-
-
-def _for_tolerance() -> tuple[dict[str, object], list[str]]:
-    chosen = {
-        "steps": WITHIN_RADIUS, "allocation": "uniform", "output_weights": "equal", "passes": 0,
-        "output_refit": 0,
-    }  # fmt: skip
-    return chosen, ["no refit to the network's output: every layer keeps its radius"]
 
 
 def _for_count(
     recipe: Recipe, network: Network, budget: Budget
-) -> tuple[dict[str, object], list[str]]:
+) -> tuple[dict[str, Any], list[str]]:
     notes = []
     trial = recipe.with_(
         **{n: v for n, v in _PLAIN.items() if getattr(recipe, n) == AUTO}
     )  # fmt: skip
     names = [*open_layers(network, trial)] if budget.counts or budget.searched else []
-    chosen: dict[str, object] = {
+    chosen: dict[str, Any] = {
         "steps": TO_COUNT, "allocation": "output_error", "output_weights": "downstream",
         "passes": PASSES, "output_refit": REFIT_STEPS,
     }  # fmt: skip

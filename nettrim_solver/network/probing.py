@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..budget import solve_for_nnz
 from ..checks import check_number
 from ..exceptions import ProblemError, SettingsError, SolverError
 from ..pipeline import Pipeline, Solve
 from ..solution import Solution
+from ..solve import solve
 from ..solvers import SOLVERS
 from ..threads import limit_threads
 from .calibration import as_calibration, collect
@@ -270,8 +270,8 @@ class _GroupSolver:
             from ..solvers.admm.factorisation import Factorisation
 
             self.factorisation = Factorisation(problem)
-        self.last = solve_for_nnz(
-            problem, nnz, self.solver, warm_start=self.last if starts else None,
+        self.last = solve(
+            problem, self.solver, nnz=nnz, warm_start=self.last if starts else None,
             factorisation=self.factorisation, n_threads=self.n_threads, **self.settings,
         )  # fmt: skip
         return self.last

@@ -350,6 +350,10 @@ class Recipe:
             lines += [f"{name} = {toml_value(value)}" for name, value in one.items()]
         return "\n".join(lines)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Return what pickle keeps: mapping proxies cannot be pickled."""
+        return Recipe.of, ({**self.changes(), "layers": dict(self.layers)},)
+
     def __repr__(self) -> str:
         given = ", ".join(f"{name}={_shown(value)}" for name, value in self.changes().items())
         return f"Recipe({given})"
@@ -518,7 +522,7 @@ def toml_value(value: Any) -> str:
         return str(value).lower()
     if isinstance(value, str):
         text = value.replace("\\", "\\\\").replace('"', '\\"')
-        return '"' + "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in text) + '"'
+        return '"' + "".join(c if c.isprintable() else f"\\U{ord(c):08x}" for c in text) + '"'
     if isinstance(value, Mapping):
         entries = (f"{name} = {toml_value(entry)}" for name, entry in value.items())
         return "{" + ", ".join(entries) + "}"
@@ -535,8 +539,7 @@ NAMES: Mapping[str, Recipe] = MappingProxyType(
             output_refit="auto",
         ),
         "fast": Recipe(
-            steps="alps", allocation="output_error", output_weights="downstream", passes=1,
-            output_refit=10,
+            steps="alps", allocation="auto", output_weights="auto", passes=1, output_refit=10,
         ),
         "net-trim": Recipe(),
     }

@@ -193,6 +193,9 @@ class PruningResult:
     seconds : float
     sample_shape : tuple of int
         Of the calibration data.
+    seconds_by_stage : dict of str to float
+        What the stages took: "paths" (layers measured), "probe", "pass", "final", "refit" and
+        "evaluation", the errors of the whole network.
     budget : Budget
         What the network was pruned to.
     recipe : Recipe
@@ -221,6 +224,7 @@ class PruningResult:
     output_bound: float | None
     seconds: float
     sample_shape: Shape
+    seconds_by_stage: dict[str, float] = field(default_factory=dict)
     budget: Budget = field(default_factory=lambda: Budget("", 0.0))
     recipe: Recipe = field(default_factory=Recipe)
     notes: tuple[str, ...] = ()
@@ -238,6 +242,13 @@ class PruningResult:
     def nnz(self) -> int:
         """Number of nonzero weights of the pruned network."""
         return self.network.nnz
+
+    @property
+    def has_radii(self) -> bool:
+        """Whether a layer, or a step of one, has a radius or a proof."""
+        return any(one.epsilon is not None for one in self.layers) or any(
+            stage.gap is not None for one in self.layers for stage in one.stages
+        )
 
     @property
     def masks(self) -> dict[str, NDArray[np.bool_]]:
@@ -279,44 +290,45 @@ class PruningResult:
     # Text and files ---------------------------------------------------------------------------
 
     def __repr__(self) -> str:
-        return (
-            f"PruningResult({self.mode}: {self.status}, sparsity {self.sparsity:.4f}, "
-            f"output error {_percent(self.output_error)} %, {self.seconds:.3g} s)"
-        )
+        return f"PruningResult({self.summary()})"
+
+    def summary(self) -> str:
+        """Return in a line what matters: zeros, errors of the output, accuracy, status, time."""
+        parts = [
+            f"{100 * self.sparsity:.2f} % zeros",
+            f"output error {_percent(self.output_error)} %",
+        ]
+        if self.output_error_heldout is not None:
+            parts.append(f"held-out {_percent(self.output_error_heldout)} %")
+        if self.has_radii and self.output_bound is not None:
+            parts.append(f"proved at most {_percent(self.output_bound)} %")
+        if self.budget.accuracy is not None and self.value is not None:
+            parts.append(f"accuracy {self.value:.4g}")
+        return ", ".join([*parts, str(self.status), f"{self.seconds:.3g} s"])
 
     def table(self) -> str:
-        """Return a table with a line per layer, and what was warned of below.
+        """Return a table with a line per layer, the headline, and what was warned of below.
 
-        Errors are in percent of the trained layer's output: of the layer, of the network up to
-        it with the bound beside it, and both on the held-out samples where there are any. A layer
-        pruned by several steps has a line for what each but the last one gave.
+        Errors are in percent of the trained layer's output: of the layer alone, and of the network
+        up to it, on the calibration and on the held-out samples where there are any. With a radius
+        there are also the bound on the network's error, and the gap of the proof. A layer pruned by
+        several steps has a line for each step before the last.
         """
         held = self.output_error_heldout is not None
-        head = ["layer", "kind", "shape", "zeros %", "nnz", "epsilon", "distance", "error %",
-                "network %", "bound %"]  # fmt: skip
-        head += ["held-out %", "network held-out %"] if held else []
-        head += ["gap", "violation", "rows", "s", "solver", "status"]
-        rows = [head]
+        proofs = self.has_radii
+        head = ["layer", "shape", "zeros %", "nnz", "error %", "network %"]
+        head += (["held-out %"] if held else []) + (["bound %", "gap"] if proofs else [])
+        rows = [[*head, "s", "steps", "status"]]
         for one in self.layers:
-            steps = (_stage_row(stage, one.size, held) for stage in one.stages[:-1])
-            rows += [self._row(one, held), *steps]
-        total = ["output", "", "", f"{100 * self.sparsity:.2f}", str(self.nnz), "", "", ""]
-        total += [_percent(self.output_error), _percent(self.output_bound)]
-        total += ["", _percent(self.output_error_heldout)] if held else []
-        total += ["", "", "", f"{self.seconds:.2f}", "", str(self.status)]
-        text = aligned([*rows, total])
+            steps = (_stage_row(stage, one.size, held, proofs) for stage in one.stages[:-1])
+            rows += [_row(one, held, proofs), *steps]
+        total = ["output", "", f"{100 * self.sparsity:.2f}", str(self.nnz), ""]
+        total += [_percent(self.output_error)]
+        total += [_percent(self.output_error_heldout)] if held else []
+        total += [_percent(self.output_bound), ""] if proofs else []
+        text = aligned([*rows, [*total, f"{self.seconds:.2f}", "", str(self.status)]])
         reasons = [f"{one.name} {one.outcome}: {one.reason}" for one in self.layers if one.reason]
-        return "\n".join([text, *reasons, *self.warnings])
-
-    def _row(self, one: LayerReport, held: bool) -> list[str]:
-        row = [one.name, one.kind, " x ".join(map(str, one.shape)), f"{100 * one.sparsity:.2f}",
-               str(one.nnz), _number(one.epsilon), _number(one.distance), _percent(one.error),
-               _percent(one.network_error), _percent(one.network_bound)]  # fmt: skip
-        row += [_percent(one.error_heldout), _percent(one.network_error_heldout)] if held else []
-        rows = f"{one.rows} of {one.n_rows}" if one.rows != one.n_rows else str(one.rows)
-        status = one.outcome if one.status is None else str(one.status)
-        row += [_small(one.gap), _small(one.violation)]
-        return [*row, rows, f"{one.seconds:.2f}", one.solver, status]
+        return "\n".join([text, *reasons, *self.warnings, *self.notes])
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as JSON values; numbers that are not finite become None."""
@@ -330,6 +342,7 @@ class PruningResult:
             "output_error_heldout": plain(self.output_error_heldout),
             "output_bound": plain(self.output_bound),
             "seconds": self.seconds,
+            "seconds_by_stage": plain(self.seconds_by_stage),
             "layers": [report.to_dict() for report in self.layers],
             "budget": plain(self.budget.to_dict()),
             "recipe": plain(self.recipe.to_dict()),
@@ -392,18 +405,24 @@ def aligned(rows: list[list[str]]) -> str:
     )
 
 
-def _stage_row(one: Stage, size: int, held: bool) -> list[str]:
-    row = [f"  after {one.name}", "", "", f"{100 * (1 - one.nnz / size):.2f}", str(one.nnz), ""]
-    row += [_number(one.distance), _percent(one.error), "", "", *([""] * (2 if held else 0))]
-    return [*row, _small(one.gap), "", "", f"{one.seconds:.2f}", "", str(one.status)]
+def _row(one: LayerReport, held: bool, proofs: bool) -> list[str]:
+    row = [one.name, " x ".join(map(str, one.shape)), f"{100 * one.sparsity:.2f}", str(one.nnz),
+           _percent(one.error), _percent(one.network_error)]  # fmt: skip
+    row += [_percent(one.network_error_heldout)] if held else []
+    row += [_percent(one.network_bound), _small(one.gap)] if proofs else []
+    status = one.outcome if one.status is None else str(one.status)
+    return [*row, f"{one.seconds:.2f}", one.solver, status]
+
+
+def _stage_row(one: Stage, size: int, held: bool, proofs: bool) -> list[str]:
+    row = [f"  after {one.name}", "", f"{100 * (1 - one.nnz / size):.2f}", str(one.nnz)]
+    row += [_percent(one.error), "", *([""] if held else [])]
+    row += ["", _small(one.gap)] if proofs else []
+    return [*row, f"{one.seconds:.2f}", "", str(one.status)]
 
 
 def _small(value: float | None) -> str:
     return "-" if value is None else f"{value:.0e}"
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4g}"
 
 
 def _percent(value: float | None) -> str:

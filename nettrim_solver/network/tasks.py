@@ -29,12 +29,12 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from ..activations import Activation
-from ..budget.levels import reach
 from ..certificate import Certificate, certify, forward
+from ..judging import TOLERANCES
+from ..penalty_search.programs import reach
 from ..problem import Problem
 from ..sample_size import required_samples
 from ..solution import Solution
-from ..solve import TOLERANCES
 from ..status import Status, worst
 from .calibration import LayerSignals
 from .choices import LayerSettings

@@ -24,9 +24,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ..checks import check_integer, check_number
+from ..judging import TOLERANCES, judge
 from ..problem import Problem
 from ..solution import RawSolution, Solution
-from ..solve import TOLERANCES, judge
 from ..solvers.least_squares import refit_mask
 from ..status import Status
 from ..threads import limit_threads

@@ -127,9 +127,9 @@ def pruner(module: str, summary: str) -> SolverInfo:
     """Describe a pruner: it starts from trained weights and removes as many as it is told to.
 
     Its target is linear, the box only judges it. So it takes every formulation: a budget of weights
-    means the same in all, a radius is searched for with the judge's measure, hard rows included,
-    and a penalised problem has no radius, hence needs the budget. l1 weights it refuses: they say
-    which inputs to spare, and it would not.
+    means the same in all, and a radius is searched for with the judge's measure, hard rows
+    included. A penalised problem has no radius and refuses a count, so it needs a pattern. l1
+    weights it refuses: they say which inputs to spare, and it would not.
     """
     return SolverInfo(module, summary, convex=False, weights=False, needs_W=True)
 

@@ -57,10 +57,13 @@ class Settings(AlpsSettings):
         closer to the box, and on few samples further from fresh ones.
     moves : int
         Every so many rounds the support is found anew; the others keep it.
+    resolution : float
+        As in :class:`.PruningSettings`; here every count tried is a search of its own.
     """
 
     rounds: int = 8
     moves: int = 4
+    resolution: float = 2e-3
 
     def validate(self) -> None:
         """Raise SettingsError for a setting out of range."""
@@ -168,4 +171,7 @@ def solve(problem: Problem, settings: Settings, context: Context) -> RawSolution
         made.append(BoxDescent(problem, data, settings, context.warm_start, watch))
         return made[0]
 
-    return run(problem, settings, context, prepare, lambda W: made[0].intercept(W), watch)
+    return run(
+        problem, settings, context, prepare, lambda W: made[0].intercept(W), watch,
+        context.warm_start,
+    )  # fmt: skip

@@ -22,14 +22,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..certificate import certify
 from ..checks import check_choice, check_integer, check_number, check_time_limit
 from ..exceptions import ProblemError, SettingsError
 from ..problem import Problem
-from ..solution import RawSolution
+from ..solution import RawSolution, Solution
 from ..status import Status
 from . import Context
 from .gram import Gram, gram
+from .radius_search import prune_until_radius
 from .watch import Unfinished, Watch
 
 #: Entries of which a layer's threshold is first guessed.
@@ -90,6 +90,9 @@ class PruningSettings:
         yet, these are the trained weights.
     tol_feas : float
         Set by :func:`nettrim_solver.solve`.
+    resolution : float
+        Where the radius is the budget: the search for the count ends when it is known to this
+        fraction; 0 for to a single weight.
     """
 
     sparsity: float | None = None
@@ -100,6 +103,7 @@ class PruningSettings:
     intercept: str = "solve"
     time_limit: float | None = None
     tol_feas: float = 1e-6
+    resolution: float = 0.0
 
     def validate(self) -> None:
         """Raise SettingsError for a setting out of range."""
@@ -115,6 +119,7 @@ class PruningSettings:
         check_choice("intercept", self.intercept, ("solve", "keep"))
         check_number("damping", self.damping, 0.0, np.inf, closed=True)
         check_time_limit(self.time_limit)
+        check_number("resolution", self.resolution, 0.0, 1.0, closed=True)
 
 
 def run(
@@ -124,11 +129,13 @@ def run(
     prepare: Callable[[Gram, Any], Prune],
     intercept: Callable[[Array], Array] | None = None,
     watch: Watch | None = None,
+    start: Solution | None = None,
 ) -> RawSolution:
     """Prune a layer to the budget of the settings, or else until the problem's radius is used up.
 
     `intercept` gives the best intercept of weights; by default that of the linear target. `watch`
-    is what `prepare` asks whether to go on, if it asks.
+    is what `prepare` asks whether to go on, if it asks. Where the radius is the budget, the answer
+    has no more weights than a `start` that keeps it.
 
     Returns
     -------
@@ -158,7 +165,10 @@ def run(
         if budget is not None:
             W = prune(budget)
         else:
-            W = _until_radius(problem, settings, intercept, prune, watch)
+            W = prune_until_radius(
+                problem, lambda keep: _with_intercept(prune(_budget_of(keep, settings)), intercept),
+                watch, settings.tol_feas, settings.resolution, start,
+            )  # fmt: skip
         answer = W, intercept(W)
         seconds["prune"] = time.perf_counter() - tick
     status = watch.status or (Status.FEASIBLE if budget is None else Status.PRUNED)
@@ -182,6 +192,15 @@ def run_watched(
         return prepare(data, settings, watch)
 
     return run(problem, settings, context, prepared, watch=watch)
+
+
+def _budget_of(keep: NDArray[np.int64], settings: PruningSettings) -> Budget:
+    """Return counts, one for the layer or one for each output, as a budget."""
+    return Budget(int(keep[0]), settings.scope == "output") if len(keep) == 1 else Budget(keep)
+
+
+def _with_intercept(W: Array, intercept: Callable[[Array], Array]) -> tuple[Array, Array]:
+    return W, intercept(W)
 
 
 def _trained(problem: Problem) -> tuple[Array, Array]:
@@ -305,51 +324,6 @@ def _at_rank(values: Array, rank: int) -> float:
         if 0 <= rank_inside < len(inside):
             return float(np.partition(inside, rank_inside)[rank_inside])
     return float(np.partition(values, rank)[rank])
-
-
-def _until_radius(
-    problem: Problem, settings: PruningSettings, intercept: Callable[[Array], Array], prune: Prune,
-    watch: Watch,
-) -> Array:  # fmt: skip
-    """Bisect the number of weights kept: one number for a joint radius, else one per output.
-
-    Every answer is measured on the samples, against the target box itself. The answer keeps the
-    radius, and one weight fewer would not. It is the sparsest that does wherever the error grows
-    with every removal; where it falls now and then, a sparser one may be missed.
-    """
-    groups = 1 if problem.joint else problem.n_outputs
-    size = problem.n_inputs * problem.n_outputs // groups
-    enough, short = np.full(groups, size), np.full(groups, -1)
-
-    def measured(keep: NDArray[np.int64]) -> tuple[Array, Array]:
-        budget = Budget(int(keep[0]), settings.scope == "output") if problem.joint else Budget(keep)
-        W = prune(budget)
-        b = intercept(W).astype(problem.dtype) if problem.intercept else None
-        return W, certify(problem, W.astype(problem.dtype), b).violations
-
-    best, violations = measured(enough)
-    missed = int(np.sum(~(violations <= settings.tol_feas)))
-    if missed:
-        raise ProblemError(
-            "epsilon must be within reach of the trained weights, but even with all of them "
-            f"{missed} of {groups} radii are exceeded, by up to {violations.max():.3g} of the "
-            "radius; raise epsilon, or use a solver that does not start from W, such as 'admm'"
-        )
-    best = best.copy()
-    with watch, contextlib.suppress(Unfinished):
-        while np.any(enough - short > 1):
-            keep = np.where(enough - short > 1, (enough + short) // 2, enough)
-            W, violations = measured(keep)
-            kept = violations <= settings.tol_feas
-            improved = kept & (keep < enough)
-            if problem.joint:
-                best = W if improved[0] else best
-            else:
-                best[:, improved] = W[:, improved]
-            enough = np.where(improved, keep, enough)
-            short = np.where(kept, short, keep)
-            watch.check()
-    return best
 
 
 def parse_pattern(pattern: str | None) -> tuple[int, int] | None:

@@ -23,7 +23,7 @@ LEAST = 1e-5
 FALL, POWER = 7.2, 0.64
 
 
-class Levels:
+class Programs:
     """The family of programs that a budget chooses from.
 
     A level is ``unit * exp(u)``. It is the penalty, or for a solver without the penalised form the

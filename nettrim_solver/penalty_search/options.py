@@ -9,10 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 from ..checks import check_choice, check_integer, check_number, check_time_limit
 from ..exceptions import ProblemError, SettingsError
+from ..judging import (
+    check_call,
+    checked_settings,
+    checked_solver,
+    checked_tolerances,
+    solve_program,
+    with_time_limit,
+)
 from ..problem import Problem
 from ..solution import Solution
-from ..solve import check_call, checked_settings, checked_tolerances, solve
-from ..solvers import SOLVERS, Progress, get_solver
+from ..solvers import Progress
 
 if TYPE_CHECKING:
     from ..solvers.admm.factorisation import Factorisation
@@ -73,7 +80,7 @@ class Options:
         settings = dict(self.settings)
         if self.time_limit is not None:
             settings["time_limit"] = max(self.time_limit - self.elapsed(), 1e-3)
-        return solve(
+        return solve_program(
             problem, self.solver, warm_start=start, factorisation=self.factorisation,
             n_threads=self.n_threads, callback=None if self.callback is None else self.report,
             tol_gap=tol_gap or self.tol_gap, tol_feas=self.tol_feas, **settings,
@@ -91,45 +98,45 @@ def checked_options(
     ------
     ProblemError, SettingsError, UnsupportedError, MissingDependencyError
     """
+    check_not_penalised(problem)
     module = checked_solver(problem, solver)
     check_call(problem, warm_start, callback)
     check_time_limit(time_limit)
     tolerances = checked_tolerances(problem, tol_gap, tol_feas)
-    checked_settings(module, solver, settings, *tolerances)
+    timed = with_time_limit(module, solver, settings, time_limit)
+    checked_settings(module, solver, timed, *tolerances)
     return Options(solver, settings, *tolerances, callback=callback, time_limit=time_limit, **more)
 
 
-def checked_solver(problem: Problem, solver: str) -> Any:
-    """Return the module of a solver that can do what a problem of the radius form asks.
-
-    Raises
-    ------
-    ProblemError, SettingsError, UnsupportedError, MissingDependencyError
-    """
-    if not isinstance(problem, Problem):
-        raise ProblemError(f"problem must be a Problem, but was {type(problem).__name__}")
+def check_not_penalised(problem: Problem) -> None:
+    """Raise ProblemError for a problem whose lambda_ is its budget already."""
     if problem.penalised:
         formulation = "strict" if problem.strict else "pooled"
         raise ProblemError(
-            f"formulation must be one with a radius, but was {problem.formulation!r}, and here "
-            f"the budget decides lambda_; use formulation={formulation!r}"
+            f"formulation must be {formulation!r}, because the count or the radius decides "
+            f"lambda_, but was {problem.formulation!r}"
         )
-    if not isinstance(solver, str):
-        raise SettingsError(f"solver must be one of {list(SOLVERS)}, but was {solver!r}")
-    return get_solver(solver, problem)
 
 
-def count_of_sparsity(problem: Problem, sparsity: Any) -> int:
-    """Return the nonzeros that a sparsity in [0, 1) leaves."""
-    check_number("sparsity", sparsity, 0.0, 1.0, closed=True)
+def checked_budget(problem: Problem, sparsity: Any, nnz: Any) -> int | None:
+    """Return the nonzeros that a sparsity or a count leaves; None when neither is given.
+
+    Raises
+    ------
+    ProblemError, SettingsError
+    """
+    if sparsity is not None and nnz is not None:
+        raise SettingsError(
+            f"give sparsity or nnz, not both, but sparsity was {sparsity!r} and nnz was {nnz!r}"
+        )
+    if sparsity is None and nnz is None:
+        return None
+    check_not_penalised(problem)
     size = problem.n_inputs * problem.n_outputs
-    return size - round(float(sparsity) * size)
-
-
-def checked_count(problem: Problem, nnz: Any) -> int:
-    """Return a number of nonzeros that the layer has room for."""
+    if sparsity is not None:
+        check_number("sparsity", sparsity, 0.0, 1.0, closed=True)
+        return size - round(float(sparsity) * size)
     check_integer("nnz", nnz, 0)
-    size = problem.n_inputs * problem.n_outputs
     if nnz > size:
         raise ProblemError(f"nnz must be at most {size}, all of W, but was {nnz}")
     return int(nnz)

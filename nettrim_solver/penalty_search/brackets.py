@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ..solution import Solution
 from ..status import Status
-from .levels import Array
+from .programs import Array
 
 
 @dataclass(frozen=True, eq=False)

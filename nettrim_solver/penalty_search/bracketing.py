@@ -29,13 +29,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..certificate import RADIUS_FLOOR, certify, forward
+from ..judging import judge
 from ..problem import Problem
 from ..solution import RawSolution, Solution
-from ..solve import judge
 from ..status import Status
-from .levels import Array, Index, Levels, input_sizes
+from .brackets import Ends, Part
 from .options import Options
-from .parts import Ends, Part
+from .programs import Array, Index, Programs, input_sizes
 
 Groups = NDArray[np.bool_]
 
@@ -73,7 +73,7 @@ class Search:
 
     Parameters
     ----------
-    levels : Levels
+    programs : Programs
     keep : ndarray of int, shape (G,)
         Nonzeros that each group may have.
     options : Options
@@ -85,11 +85,11 @@ class Search:
     """
 
     def __init__(
-        self, levels: Levels, keep: Index, options: Options, slope: float = SLOPE,
+        self, programs: Programs, keep: Index, options: Options, slope: float = SLOPE,
         rough: float = 0.0,
     ) -> None:  # fmt: skip
         self.rough, self.slope = rough, slope
-        self.levels, self.keep, self.options = levels, keep, options
+        self.programs, self.keep, self.options = programs, keep, options
         G = len(keep)
         #: Many nonzeros, few nonzeros, the best without proof, and the answers.
         self.dense, self.sparse, self.spare, self.settled = (Ends(G) for _ in range(4))
@@ -97,19 +97,19 @@ class Search:
         self.dropped, self.attempts = np.zeros((2, G), dtype=np.int64)
         self.points: list[tuple[Array, Array]] = []
         self.widths: list[Array] = []
-        self.iterations = np.zeros(len(levels.groups), dtype=np.int64)
+        self.iterations = np.zeros(len(programs.groups), dtype=np.int64)
         self.seconds: dict[str, float] = {}
         self.share = SHARE
-        self.sizes = input_sizes(levels.problem)
+        self.sizes = input_sizes(programs.problem)
         self.stop: Status | None = None
         self.last: Solution | None = None
 
     def run(self, u: Array, start: Solution | None) -> None:
         """Search from these log levels; `start` is for the first solve alone."""
-        levels = self.levels
+        programs = self.programs
         try:
             for _ in range(SOLVES):
-                u = np.clip(u, levels.bottom, levels.top)
+                u = np.clip(u, programs.bottom, programs.top)
                 columns = self.columns(self.open)
                 solution = self._solve(u, columns, start or self._start(u))
                 self._sort(u, columns, solution)
@@ -125,26 +125,31 @@ class Search:
 
     def columns(self, groups: Groups) -> Index:
         """Return the outputs of some groups."""
-        return np.flatnonzero(groups[self.levels.groups])
+        return np.flatnonzero(groups[self.programs.groups])
 
     # One solve --------------------------------------------------------------------------------
 
     def _solve(self, u: Array, columns: Index, start: Solution | None) -> Solution:
         options = self.options
         solution = options.solve(
-            self.levels.at(u, columns), start, max(1e-10, options.tol_gap * self.share)
+            self.programs.at(u, columns), start, max(1e-10, options.tol_gap * self.share)
         )
         self.iterations[columns] += solution.iterations
         for name, seconds in solution.seconds.items():
             self.seconds[name] = self.seconds.get(name, 0.0) + seconds
         objective = solution.certificate.objective
-        if self.levels.penalised and objective > 0:
+        if self.programs.penalised and objective > 0:
             # At its own radius the answer has the l1 part of the objective alone: there the same
             # difference is a larger gap.
             waste = 0.5 * solution.certificate.distance**2 / objective
             self.share = float(np.clip(0.5 * (1.0 - waste), 1e-3, 1.0))
         unproved = solution.status in (Status.MAX_ITERATIONS, Status.UNPROVED)
-        if self.last is None and unproved and self.levels.penalised and self.levels.problem.strict:
+        if (
+            self.last is None
+            and unproved
+            and self.programs.penalised
+            and self.programs.problem.strict
+        ):
             if solution.certificate.violation > CONTRADICTED:
                 solution = self._contradiction() or solution
         if options.expired() or solution.status is Status.TIME_LIMIT:
@@ -163,9 +168,9 @@ class Search:
         With a joint radius the outputs' scales relative to each other matter. One output tells.
         """
         theta = solution.theta
-        if theta is None or not self.levels.penalised:
+        if theta is None or not self.programs.penalised:
             return theta
-        problem, far = self.levels.at(u, columns), int(np.argmax(solution.certificate.distances))
+        problem, far = self.programs.at(u, columns), int(np.argmax(solution.certificate.distances))
         one, b = problem.select([far]), solution.b
         Z = forward(one.X, solution.W[:, [far]], None if b is None else b[[far]])
         E = Z - np.clip(Z, *one.box())
@@ -180,7 +185,7 @@ class Search:
 
         Solvers look for it where they are given a radius; any that costs nothing else will do.
         """
-        problem = self.levels.problem
+        problem = self.programs.problem
         found = self.options.solve(problem.within(problem.target_norms), None)
         unreachable = found.least_epsilon is not None and np.isinf(found.least_epsilon).any()
         return found if unreachable else None
@@ -192,10 +197,10 @@ class Search:
         """
         reached = np.maximum(
             solution.certificate.distances,
-            RADIUS_FLOOR * self.levels.problem.target_norms[columns],
+            RADIUS_FLOOR * self.programs.problem.target_norms[columns],
         )
         dust = np.abs(solution.W) * self.sizes[:, None] <= DUST * self.options.tol_feas * reached
-        return np.where(dust & (self.levels.problem.penalty(columns) > 0), 0.0, solution.W)
+        return np.where(dust & (self.programs.problem.penalty(columns) > 0), 0.0, solution.W)
 
     def _start(self, u: Array) -> Solution | None:
         """Return the nearer end of each open bracket, if near enough, to start from."""
@@ -216,7 +221,7 @@ class Search:
     def _sort(self, u: Array, columns: Index, solution: Solution) -> None:
         """Put every answer where it belongs: settled, spare, or at an end of its bracket."""
         groups = _indices(self.open)
-        members = [np.flatnonzero(self.levels.groups[columns] == g) for g in groups]
+        members = [np.flatnonzero(self.programs.groups[columns] == g) for g in groups]
         nonzeros = np.count_nonzero(solution.W, axis=0)
         counts = [int(nonzeros[which].sum()) for which in members]
         first, self.last = self.last is None, solution
@@ -258,13 +263,13 @@ class Search:
         solution = self.judged(self.columns(chosen), Part.join(cut))
         optimal = [status is Status.OPTIMAL for status in solution.statuses]
         for position, k in enumerate(tried):
-            proved[k] = optimal[position] if self.levels.per_output else all(optimal)
+            proved[k] = optimal[position] if self.programs.per_output else all(optimal)
         return proved
 
     def judged(self, columns: Index, part: Part, **more: Any) -> Solution:
         """Judge the answers of some outputs at the radii that they keep."""
         options, theta = self.options, part.theta
-        problem = self.levels.own_radius(columns, part.W, part.b)
+        problem = self.programs.own_radius(columns, part.W, part.b)
         if theta is not None:
             # Nothing is sparser than no weights at all; the bound 0 says it without rounding.
             empty = ~np.any((part.W != 0) & (problem.penalty() > 0), axis=0)
@@ -287,8 +292,8 @@ class Search:
         surplus = int(np.count_nonzero(part.W) - self.keep[group])
         if surplus <= 0:
             return part
-        problem, W = self.levels.problem, np.array(part.W, order="C")
-        columns = np.flatnonzero(self.levels.groups == group)
+        problem, W = self.programs.problem, np.array(part.W, order="C")
+        columns = np.flatnonzero(self.programs.groups == group)
         size = np.abs(W) * self.sizes[:, None]
         fixed = np.broadcast_to(problem.penalty(columns) == 0, W.shape)
         size[fixed | (W == 0)] = np.inf
@@ -299,11 +304,11 @@ class Search:
 
     def _end(self, u: Array) -> None:
         """Close the groups for which no level is left that could serve better."""
-        levels, dense, sparse = self.levels, self.dense, self.sparse
+        programs, dense, sparse = self.programs, self.dense, self.sparse
         with np.errstate(invalid="ignore"):
             narrow = sparse.u - dense.u <= max(self.rough, WIDTH)
-        none_sparser = (u >= levels.top) & (dense.u == u)
-        none_denser = (u <= levels.bottom) & (sparse.u == u)
+        none_sparser = (u >= programs.top) & (dense.u == u)
+        none_denser = (u <= programs.bottom) & (sparse.u == u)
         for g in _indices(self.open):
             if none_denser[g]:
                 self.short[g] = sparse.count[g] < self.keep[g]
@@ -339,7 +344,7 @@ class Search:
     # Where to look next -----------------------------------------------------------------------
 
     def _logit(self, count: Any) -> Array:
-        return np.log((count + 0.5) / (self.levels.sizes - count + 0.5))
+        return np.log((count + 0.5) / (self.programs.sizes - count + 0.5))
 
     def _goal(self) -> Array:
         """Return the logit to aim at: of a surplus that can be dropped and leaves a proof.
@@ -348,10 +353,10 @@ class Search:
         once, and in a small group even the least weight may be too large to drop.
         """
         surplus = 0.25 * self.options.tol_gap ** (1 / 3) * self.keep
-        problem = self.levels.problem
-        separate = 1 if self.levels.per_output or problem.radius == "joint" else problem.n_outputs
+        problem = self.programs.problem
+        separate = 1 if self.programs.per_output or problem.radius == "joint" else problem.n_outputs
         useful = (surplus >= separate) & (not problem.strict) & (not self.rough)
-        surplus = np.minimum(np.where(useful, surplus, 0.0), self.levels.sizes - self.keep)
+        surplus = np.minimum(np.where(useful, surplus, 0.0), self.programs.sizes - self.keep)
         return self._logit(self.keep + surplus)
 
     def _next(self, u: Array) -> Array:

@@ -1,4 +1,4 @@
-"""A layer for a number of nonzeros: where its search begins, and what becomes of its end."""
+"""The search for the penalty that leaves a number of nonzeros: its first penalty and its result."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from ..exceptions import ProblemError
 from ..problem import Problem
 from ..solution import Solution
 from ..status import Status, worst
-from .levels import Array, Index, Levels
+from .bracketing import SLOPE, Search
 from .options import Options
-from .search import SLOPE, Search
+from .programs import Array, Index, Programs
 
 #: Outputs on which the penalty of a layer is estimated first, and how exactly their share of the
 #: budget must be met.
@@ -23,7 +23,7 @@ SAMPLE, ROUGH = 32, 0.01
 def search_for_nnz(
     problem: Problem, nnz: int, scope: str, options: Options, start: Solution | None = None
 ) -> Solution:
-    """Return the answer of a convex solver with so many nonzeros; see :mod:`nettrim_solver.budget`.
+    """Return the answer of a convex solver with so many nonzeros; see :func:`nettrim_solver.solve`.
 
     Raises
     ------
@@ -43,9 +43,9 @@ def search_for_nnz(
         from ..solvers.admm.factorisation import Factorisation
 
         options = replace(options, factorisation=Factorisation(problem))
-    levels = Levels(problem, options.solver, per_output)
-    u, slope, options = _first_level(levels, keep, options, start)
-    search = Search(levels, keep, options, slope)
+    programs = Programs(problem, options.solver, per_output)
+    u, slope, options = _first_level(programs, keep, options, start)
+    search = Search(programs, keep, options, slope)
     search.run(u, start)
     solution = _finish(search)
     solution.seconds["total"] = time.perf_counter() - began
@@ -53,25 +53,25 @@ def search_for_nnz(
 
 
 def _first_level(
-    levels: Levels, keep: Index, options: Options, start: Solution | None
+    programs: Programs, keep: Index, options: Options, start: Solution | None
 ) -> tuple[Array, float, Options]:
     """Return where to begin, and with which slope.
 
     That is at the penalties of the start or at a guess, corrected on a few outputs of a large
     layer.
     """
-    u, M = levels.guess(keep), levels.problem.n_outputs
+    u, M = programs.guess(keep), programs.problem.n_outputs
     if start is not None and start.multiplier is not None:
-        known = levels.given(start.multiplier)
+        known = programs.given(start.multiplier)
         u = u if known is None else known
-    if levels.per_output or M < 4 * SAMPLE or not 0 < keep[0] < levels.sizes[0]:
+    if programs.per_output or M < 4 * SAMPLE or not 0 < keep[0] < programs.sizes[0]:
         return u, SLOPE, options
     columns = np.linspace(0, M - 1, SAMPLE).astype(np.int64)
-    few = Levels(levels.problem.select(columns), options.solver, False)
+    few = Programs(programs.problem.select(columns), options.solver, False)
     share = np.maximum(np.round(keep * (SAMPLE / M)).astype(np.int64), 1)
     loose = replace(options, tol_gap=max(options.tol_gap, 1e-3))
     search = Search(few, share, loose, rough=ROUGH)
-    change = np.log(few.unit / levels.unit)
+    change = np.log(few.unit / programs.unit)
     search.run(u - change, None)
     if search.stop is Status.INTERRUPTED:
         # Nothing is known of the layer yet: its first answer is the best so far.
@@ -91,7 +91,7 @@ def _shares(problem: Problem, nnz: int) -> Index:
 
 def _finish(search: Search) -> Solution:
     """Return the judged solution of a search, however it ended."""
-    levels, last = search.levels, search.last
+    programs, last = search.programs, search.last
     assert last is not None
     if search.stop is Status.INFEASIBLE:
         return last  # hard rows that contradict each other do so at any level
@@ -99,18 +99,18 @@ def _finish(search: Search) -> Solution:
     answer = search.settled.all()
     stage = {k: v for k, v in search.seconds.items() if k != "total"}
     solution = search.judged(
-        np.arange(len(levels.groups)), answer, iterations=search.iterations, seconds=stage
+        np.arange(len(programs.groups)), answer, iterations=search.iterations, seconds=stage
     )
     statuses = list(solution.statuses)
-    dropped = search.dropped[levels.groups] > 0
-    for j, group in enumerate(levels.groups):
+    dropped = search.dropped[programs.groups] > 0
+    for j, group in enumerate(programs.groups):
         if left[group] and search.stop is not None:
             statuses[j] = search.stop
         elif statuses[j] is Status.UNPROVED and (dropped[j] or answer.stops[j] is Status.OPTIMAL):
             statuses[j] = Status.PRUNED
     multiplier = solution.multiplier
-    if levels.penalised:
-        multiplier = (levels.unit * np.exp(search.settled.u))[levels.groups]
+    if programs.penalised:
+        multiplier = (programs.unit * np.exp(search.settled.u))[programs.groups]
     return replace(
         solution, statuses=tuple(statuses), status=worst(statuses), multiplier=multiplier,
         n_threads=last.n_threads, warnings=last.warnings + _warnings(search, statuses),
@@ -120,17 +120,19 @@ def _finish(search: Search) -> Solution:
 def _warnings(search: Search, statuses: list[Status]) -> tuple[str, ...]:
     """Say where the count was not met by a penalty alone."""
     found = []
-    what = "penalty" if search.levels.penalised else "radius"
+    what = "penalty" if search.programs.penalised else "radius"
     if search.short.any():
         count = int(search.settled.count[search.short].sum())
         keep = int(search.keep[search.short].sum())
-        where = f" in {int(search.short.sum())} outputs" if search.levels.per_output else ""
+        some = f" in {int(search.short.sum())} outputs" if search.programs.per_output else ""
         found.append(
-            f"no {what} leaves more than {count} nonzeros{where}, although {keep} may stay: "
-            "the distance to the box is near its least"
+            f"{count} nonzeros are returned{some}, although {keep} may stay: a smaller {what} "
+            "leaves no more, for these weights already come as close to the target box as any "
+            f"weights do; for exactly {keep} nonzeros use a solver that takes a count itself, such "
+            "as 'alps', or give more samples"
         )
     pruned = np.array([status is Status.PRUNED for status in statuses])
-    dropped = int(search.dropped[np.unique(search.levels.groups[pruned])].sum())
+    dropped = int(search.dropped[np.unique(search.programs.groups[pruned])].sum())
     if pruned.any():
         found.append(
             f"no {what} tried leaves exactly the nonzeros asked for with a proof; {dropped} of the "
