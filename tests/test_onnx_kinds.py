@@ -17,7 +17,7 @@ runtime = pytest.importorskip("onnxruntime")
 from nettrim_solver.frameworks.onnx import _check_outputs  # noqa: E402
 from nettrim_solver.frameworks.onnx_record import record  # noqa: E402
 
-from .helpers import prune
+from .helpers import prune  # noqa: E402
 from .test_onnx import Graph, N, gemm, run, samples  # noqa: E402
 
 helper, numpy_helper, TensorProto = onnx.helper, onnx.numpy_helper, onnx.TensorProto
