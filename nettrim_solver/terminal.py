@@ -7,8 +7,9 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from .checks import printable
 from .status import Status
-from .text import printable, shortened
+from .text import shortened
 
 if TYPE_CHECKING:
     from .comparison import Row
@@ -33,7 +34,7 @@ class Screen:
     def line(self, text: str = "") -> None:
         """Print one line, at once: a pipe's reader sees each result as it comes."""
         if not self.quiet:
-            print(printable(text), flush=True)
+            print(*map(printable, text.split("\n")), sep="\n", flush=True)
 
     def table(
         self, header: Sequence[str], rows: Sequence[Sequence[str]], *, left: Sequence[int] = (0, 1),

@@ -1,4 +1,4 @@
-"""Text for people: names that are safe to print, and that fit."""
+"""Text for people: names that fit, and the name that was meant."""
 
 from __future__ import annotations
 
@@ -7,19 +7,6 @@ from collections.abc import Iterable, Sequence
 
 #: Characters of a shortened name at least: one at either end of the dots, and two more.
 SHORTEST = 7
-
-
-def printable(text: str) -> str:
-    r"""Return text whose control characters and escape sequences are written out; lines stay.
-
-    Examples
-    --------
-    >>> print(printable("conv1\x1b[2J"))
-    conv1\x1b[2J
-    """
-    return "".join(
-        c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text
-    )
 
 
 def shortened(names: Sequence[str], width: int) -> list[str]:

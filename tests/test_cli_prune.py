@@ -722,4 +722,4 @@ def test_images_with_their_channels_last_are_to_be_transposed(folder, capsys):
     np.savez("network.npz", **arrays, W1=np.ones((144, 2)), b1=np.zeros(2))
     np.savez("inputs.npz", X=np.ones((20, 8, 8, 3)))
     assert run("--sparsity", 0.5, "-o", "out.npz") == 2
-    assert "X.transpose(0, 3, 1, 2) has it" in one_error(capsys)
+    assert "numpy.moveaxis(X, -1, 1) puts the channels first" in one_error(capsys)

@@ -9,8 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
+from ..checks import printable
 from ..exceptions import NettrimError
-from ..text import nearest, printable
+from ..text import nearest
 
 PROVED, UNPROVED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 

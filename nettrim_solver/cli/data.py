@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..checks import layout_remedy
 from ..exceptions import ProblemError, ProblemFileError
 from ..network import Activate, Calibration, Network, choose_rows
 from ..network.gathering import join_inputs, joined_shapes
@@ -250,14 +251,7 @@ def _check_shape(X: NDArray[Any], shape: Shape | None, what: str = "the samples"
     """Raise if samples have another shape, and say how to reshape those that only need that."""
     if shape is None or (X.ndim and X.shape[1:] == shape):
         return
-    remedy, axes = "", tuple(range(1, X.ndim))
-    # Channels last, or first. To reshape them would scramble images.
-    moved = [order for order in ((axes[-1:] + axes[:-1]), (axes[1:] + axes[:1]))
-             if tuple(X.shape[axis] for axis in order) == shape]  # fmt: skip
-    if moved:
-        remedy = f"; X.transpose{(0, *moved[0])} has it"
-    elif X.size and X.ndim and np.prod(X.shape[1:]) == np.prod(shape):
-        remedy = f"; X.reshape{_batch(shape).replace('n_samples', '-1')} has it"
+    remedy = layout_remedy(X.shape[1:], shape)
     raise ProblemError(f"{what} must have shape {_batch(shape)}, but have shape {X.shape}{remedy}")
 
 

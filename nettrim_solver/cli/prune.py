@@ -8,6 +8,7 @@ import dataclasses
 import json
 import os
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -220,37 +221,24 @@ class Outcome:
         return rows
 
     def zeros(self) -> list[Line]:
-        """Return the zeros of the layers that were pruned, and those of everything in the file."""
-        from ..frameworks.files import inspect_model
+        """Return the zeros of the layers that were pruned, and those of all weights there are."""
         from ..terminal import percent
-        from .models import onnx_options
 
-        arguments, result = self.arguments, self.result
-        names = {one.name for one in result.layers if one.pruned}
-        options = onnx_options(arguments)
-        sizes = {
-            "the pruned layers": [
-                (one.W.size, one.nnz, result.network.layer(one.name).nnz)
-                for one in result.original.layers
-                if one.name in names
-            ],
-            "the model": [
-                (one.size, one.nnz, other.nnz)
-                for one, other in zip(
-                    *(inspect_model(path, trust=True, **options)
-                      for path in (arguments.model, arguments.output)),
-                    strict=True,
-                )
-            ],
-        }  # fmt: skip
-        if sizes["the pruned layers"] in ([], sizes["the model"]):
-            del sizes["the pruned layers"]
-        rows = []
-        for what, layers in sizes.items():
-            total, before, after = (sum(column) for column in zip(*layers, strict=True))
-            was, now = (f"{percent(1 - nnz / max(1, total))} %" for nnz in (before, after))
-            rows.append(("zeros", was, now, f"{after:,} of {total:,} weights of {what} stay"))
-        return rows
+        before, after = self.result.original, self.result.network
+        counts = {
+            one.name: (one.size, before.layer(one.name).nnz, one.nnz)
+            for one in self.result.layers
+            if one.pruned
+        }
+        others = [(size, size - zeros, size - zeros) for size, zeros in before.unpruned.values()]
+        model = _sums([(before.n_weights, before.nnz, after.nnz), *others])
+        rows = {_sums(counts.values()): "the pruned layers", model: "the model"}
+        return [
+            ("zeros", f"{percent(1 - was / total)} %", f"{percent(1 - now / total)} %",
+             f"{now:,} of {total:,} weights of {what} stay")
+            for (total, was, now), what in rows.items()
+            if total
+        ]  # fmt: skip
 
     def facts(self, pruned: float | None) -> dict[str, tuple[str, str]]:
         """Return what the report says of the validation samples."""
@@ -279,3 +267,8 @@ class Outcome:
                 size = path.stat().st_size
                 return size if size < self.sizes[1] else 0
         return 0
+
+
+def _sums(rows: Iterable[tuple[int, ...]]) -> tuple[int, ...]:
+    """Return the sums of the columns: weights in all, nonzeros before and after."""
+    return tuple(map(sum, zip(*rows, strict=True))) or (0, 0, 0)

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from ..text import printable
+from ..checks import printable
 from .progress import LayerProgress, in_words
 
 Callback = Callable[[LayerProgress], object]
