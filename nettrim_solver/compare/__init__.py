@@ -172,8 +172,8 @@ def compare(
                 asked, problem_or_network, X, solvers, settings, X_heldout, recipe, n_threads, seed,
                 progress,
             )  # fmt: skip
-        trained, complete = run.trained_accuracy, run.everything()
+        complete = run.everything()
     return Comparison(
         rows=tuple(run.rows), problem=repr(problem_or_network), kind=run.kind, n_threads=threads,
-        trained_accuracy=trained, n_heldout=run.n_heldout, complete=complete,
+        trained_accuracy=run.trained_accuracy, n_heldout=run.n_heldout, complete=complete,
     )  # fmt: skip

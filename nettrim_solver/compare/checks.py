@@ -12,9 +12,10 @@ import numpy as np
 from .. import refine
 from ..checks import check_choice, check_number
 from ..exceptions import SettingsError
+from ..problem import Problem
 from ..solution import Solution
 from ..solve import solve
-from ..solvers import SOLVERS
+from ..solvers import SOLVERS, available_solvers
 from ..text import nearest
 
 if TYPE_CHECKING:
@@ -55,6 +56,17 @@ class Refinement:
     def options(self) -> dict[str, Any]:
         """The keywords of the function."""
         return {"target": self.target, **self.given}
+
+
+def able_solvers(problem: Problem) -> list[str]:
+    """Return "admm" and the pruners, as far as they can do what a problem asks."""
+    return [
+        name
+        for name in available_solvers()
+        if (name == "admm" or not SOLVERS[name].convex)
+        and SOLVERS[name].lacks(problem) is None
+        and not (SOLVERS[name].needs_W and problem.W is None)
+    ]
 
 
 def checked_methods(

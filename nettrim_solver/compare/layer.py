@@ -14,9 +14,9 @@ from ..exceptions import ProblemError, SolverError
 from ..problem import Problem
 from ..solution import Solution
 from ..solve import solve
-from ..solvers import SOLVERS, available_solvers, get_solver
+from ..solvers import SOLVERS, get_solver
 from ..status import Status
-from .checks import Method, Refinement, checked_methods
+from .checks import Method, Refinement, able_solvers, checked_methods
 from .run import Asked, Run
 from .samples import Samples, checked_samples
 
@@ -35,14 +35,7 @@ def checked_solvers(problem: Problem, given: Any) -> tuple[dict[str, Method], di
             f"formulation must be a form with a radius, but was {problem.formulation!r}: the "
             f"sparsity decides lambda_; use formulation={formulation!r}"
         )
-    able = [
-        name
-        for name in available_solvers()
-        if (name == "admm" or not SOLVERS[name].convex)
-        and SOLVERS[name].lacks(problem) is None
-        and not (SOLVERS[name].needs_W and problem.W is None)
-    ]
-    methods = checked_methods(given, able)
+    methods = checked_methods(given, able_solvers(problem))
     modules = {
         name: get_solver(method, problem)
         for name, method in methods.items()
@@ -57,7 +50,11 @@ def layer_run(
     """Return the comparison on a layer, everything checked."""
     asked = asked.of(*checked_solvers(problem, solvers), settings)
     samples, fresh = checked_samples(problem, *heldout)
-    return LayerRun(asked, problem=problem, samples=samples, heldout=fresh)
+    trained = None
+    if asked.accuracy is not None and problem.W is not None:
+        trained = float(asked.accuracy(problem.W, problem.b))
+    n_heldout = 0 if fresh is None else int(fresh.X.shape[0])
+    return LayerRun(asked, trained, n_heldout, problem=problem, samples=samples, heldout=fresh)
 
 
 @dataclass(kw_only=True)
@@ -69,18 +66,6 @@ class LayerRun(Run):
     problem: Problem
     samples: Samples
     heldout: Samples | None = None
-
-    @property
-    def trained_accuracy(self) -> float | None:
-        """What the user's function says of the trained weights."""
-        if self.asked.accuracy is None or self.problem.W is None:
-            return None
-        return float(self.asked.accuracy(self.problem.W, self.problem.b))
-
-    @property
-    def n_heldout(self) -> int:
-        """Number of held-out samples."""
-        return 0 if self.heldout is None else int(self.heldout.X.shape[0])
 
     def answer(self, name: str, sparsity: float, previous: Solution | None) -> Solution:
         """Return the answer of a solver or of a function, which begins where it can."""

@@ -19,9 +19,9 @@ from ..network.recipe import NAMES, as_recipe
 from ..network.target import Budget
 from ..pipeline import REFINEMENTS, Pipeline
 from ..problem import Problem
-from ..solvers import SOLVERS, available_solvers, get_solver
+from ..solvers import SOLVERS, get_solver
 from ..status import Status
-from .checks import Method, Refinement, checked_methods
+from .checks import Method, Refinement, able_solvers, checked_methods
 from .run import Asked, Run
 
 #: Recipes that are compared unless methods are named; "net-trim" is the base recipe with "admm".
@@ -43,13 +43,8 @@ def checked_solvers(
     one = np.ones((1, 1))
     intercept = any(layer.b is not None for layer in network.layers)
     layer = Problem(one, one, one, formulation=recipe.formulation, intercept=intercept)
-    able = [
-        name
-        for name in available_solvers()
-        if (name == "admm" or not SOLVERS[name].convex) and SOLVERS[name].lacks(layer) is None
-    ]
     known = (*NAMES, *SOLVERS)
-    methods = checked_methods(given, [*RECIPES, *able], known, kinds=(Recipe,))
+    methods = checked_methods(given, [*RECIPES, *able_solvers(layer)], known, kinds=(Recipe,))
     modules: dict[str, Any] = {}
     for name, method in methods.items():
         if isinstance(method, str) and method in SOLVERS:
@@ -95,9 +90,10 @@ def network_run(
     for one in recipes.values():
         with contextlib.suppress(UnsupportedError):
             prepared(network, data, Budget("sparsity", asked.sparsities[0]), one, execution)
+    trained = None if asked.accuracy is None else float(asked.accuracy(network))
     return NetworkRun(
-        asked, network=network, data=data, heldout=heldout, recipes=recipes, execution=execution,
-        progress=progress,
+        asked, trained, 0 if heldout is None else len(heldout), network=network, data=data,
+        heldout=heldout, recipes=recipes, execution=execution, progress=progress,
     )  # fmt: skip
 
 
@@ -130,16 +126,6 @@ class NetworkRun(Run):
     recipes: Mapping[str, Recipe]
     execution: Execution
     progress: bool | None
-
-    @property
-    def trained_accuracy(self) -> float | None:
-        """What the user's function says of the trained network."""
-        return None if self.asked.accuracy is None else float(self.asked.accuracy(self.network))
-
-    @property
-    def n_heldout(self) -> int:
-        """Number of held-out samples."""
-        return 0 if self.heldout is None else len(self.heldout)
 
     def answer(self, name: str, sparsity: float, previous: PruningResult | None) -> PruningResult:
         """Return the network that a method prunes, always from the trained one."""

@@ -72,12 +72,23 @@ class Asked:
 
 @dataclass
 class Run(ABC):
-    """The rows so far, and the clock."""
+    """The rows so far, and the clock.
+
+    Attributes
+    ----------
+    asked : Asked
+    trained_accuracy : float or None
+        What the user's function says of the trained weights.
+    n_heldout : int
+        Number of held-out samples.
+    """
 
     #: What is pruned, in a word.
     kind: ClassVar[str]
 
     asked: Asked
+    trained_accuracy: float | None = None
+    n_heldout: int = 0
     rows: list[Row] = field(default_factory=list)
     started: float = field(default_factory=time.perf_counter)
 
@@ -116,16 +127,6 @@ class Run(ABC):
     @abstractmethod
     def measured(self, row: Row, answer: Any) -> Row:
         """Return the row with everything that can be said of an answer."""
-
-    @property
-    @abstractmethod
-    def trained_accuracy(self) -> float | None:
-        """What the user's function says of the trained weights."""
-
-    @property
-    @abstractmethod
-    def n_heldout(self) -> int:
-        """Number of held-out samples."""
 
     def attempt(
         self, row: Row, call: Callable[[], Any], seconds: float = 0.0
