@@ -64,8 +64,8 @@ def run(arguments: argparse.Namespace) -> int:
     digits = demo.load_demo_network()
     trained = digits.accuracy(digits.network)
     screen.line(
-        f"Digits classifier 64-256-128-10, held-out accuracy {100 * trained:.1f} %: "
-        f"{len(digits.y_train)} training samples calibrate, {len(digits.y_test)} others score."
+        f"Digits classifier 64-256-128-10, held-out accuracy {100 * trained:.1f} %;\n"
+        f"{len(digits.y_train):,} training samples calibrate, {len(digits.y_test):,} others score."
     )
     options = {
         "n_threads": arguments.n_threads, "time_limit": arguments.time_limit,
@@ -119,8 +119,8 @@ def show_tolerance(
         ))  # fmt: skip
     screen.line(
         f"\nEvery layer within {100 * tolerance:g} % of its outputs: {100 * result.sparsity:.1f} % "
-        f"zeros, accuracy {100 * accuracy:.1f} %, {result.seconds:.1f} s. Of each layer, the "
-        "convex program, and\nthe fewest weights found within the same radius:"
+        f"zeros,\naccuracy {100 * accuracy:.1f} %, {result.seconds:.1f} s. The convex program of "
+        "each layer, and the fewest\nweights found within the same radius:"
     )
     header = ("layer", "shape", "convex zeros %", "gap", "status", "final zeros %", "error/radius")
     screen.table(header, rows, expendable=("shape",))
