@@ -317,8 +317,13 @@ class Recipe:
         """
         return {name: _plain(value) for name, value in self.changes().items()}
 
-    def to_toml(self) -> str:
-        """Return the recipe as the text of a recipe file.
+    def to_toml(self, comments: Mapping[str, str] | None = None) -> str:
+        """Return the recipe as the text of a recipe file: the fields that differ from ``Recipe()``.
+
+        Parameters
+        ----------
+        comments : mapping of str to str, optional
+            By field. These fields are written in any case, in this order, with their comments.
 
         Raises
         ------
@@ -331,12 +336,18 @@ class Recipe:
             raise SettingsError(
                 f"a recipe file names steps, but steps is a function, {_plain(custom[0])}"
             )
-        content = {"version": VERSION} | self.to_dict()
+        comments = comments or {}
+        content = {name: _plain(getattr(self, name)) for name in comments}
+        content |= {"version": VERSION} | self.to_dict()
         layers = content.pop("layers", {})
-        lines = [f"{name} = {_toml(value)}" for name, value in content.items()]
+        lines = []
+        for name, value in content.items():
+            comment = ["", *comments[name].splitlines()] if name in comments else []
+            lines += [f"# {line}" if line else "" for line in comment]
+            lines.append(f"{name} = {toml_value(value)}")
         for key, one in layers.items():
-            lines += ["", f"[layers.{_toml(key)}]"]
-            lines += [f"{name} = {_toml(value)}" for name, value in one.items()]
+            lines += ["", f"[layers.{toml_value(key)}]"]
+            lines += [f"{name} = {toml_value(value)}" for name, value in one.items()]
         return "\n".join(lines)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -505,7 +516,7 @@ def _shown(value: Any) -> str:
     return repr(_plain(value))
 
 
-def _toml(value: Any) -> str:
+def toml_value(value: Any) -> str:
     """Return a value as TOML writes it."""
     if isinstance(value, bool):
         return str(value).lower()
@@ -513,9 +524,10 @@ def _toml(value: Any) -> str:
         text = value.replace("\\", "\\\\").replace('"', '\\"')
         return '"' + "".join(c if c.isprintable() else f"\\U{ord(c):08x}" for c in text) + '"'
     if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{name} = {_toml(entry)}" for name, entry in value.items()) + "}"
+        entries = (f"{name} = {toml_value(entry)}" for name, entry in value.items())
+        return "{" + ", ".join(entries) + "}"
     if isinstance(value, (list, tuple)):
-        return "[" + ", ".join(map(_toml, value)) + "]"
+        return "[" + ", ".join(map(toml_value, value)) + "]"
     return repr(value)
 
 

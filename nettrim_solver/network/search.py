@@ -74,9 +74,7 @@ class Search:
         budget: Budget, execution: Execution,
     ) -> Search:  # fmt: skip
         """Check everything else that can be checked before work."""
-        allocator = Allocator(
-            network, data, proxy(recipe), execution, method=recipe.allocation, X_heldout=heldout
-        )
+        allocator = Allocator(network, data, proxy(recipe), execution, method=recipe.allocation)
         total = allocator.total(**budget.to_dict()) if budget.counts else None
         search = cls(network, data, heldout, recipe, budget, execution, allocator, total)
         search.typical()  # It is not started: the arguments are checked.
