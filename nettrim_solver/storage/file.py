@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import zipfile
 from collections.abc import Mapping
 from typing import Any
@@ -47,6 +48,9 @@ def save_sparse(
     gap_bits: int | None = GAP_BITS,
 ) -> SizeReport:
     """Write a network whose zeros take no room, all or nothing; return what its weights take.
+
+    The arrays of weights are compressed, too, where that makes the file smaller; the report counts
+    them as they are in memory.
 
     Parameters
     ----------
@@ -87,7 +91,8 @@ def save_sparse(
         del arrays[key]
         arrays |= {f"{key}.{name}": array for name, array in packed.arrays.items()}
     arrays["sparse"] = np.array(json.dumps({"format": FORMAT, "arrays": described}))
-    save_arrays(path, arrays)
+    weights = [name for name in arrays if re.fullmatch(r"W\d+(\.\w+)?", name)]
+    save_arrays(path, arrays, deflate=weights)
     return report
 
 
