@@ -277,6 +277,7 @@ def load_arrays(
     ProblemFileError
         If the file is missing, damaged, pickled, no such archive, or takes too much memory.
     """
+    check_path(path)
     try:
         # Opened here, because np.load leaves the file open when it is no archive.
         with open(path, "rb") as stream:
@@ -311,6 +312,12 @@ def load_arrays(
         # A damaged archive makes zipfile, the decompressors and numpy's header parser raise nearly
         # anything: RuntimeError, MemoryError, tokenize and lzma errors, and more.
         raise unreadable(path, what, error) from None
+
+
+def check_path(path: Any) -> None:
+    """Raise unless this can be the name of a file."""
+    if not isinstance(path, (str, os.PathLike)) or "\0" in os.fspath(path):
+        raise ProblemFileError(f"path must be the name of a file, but was {path!r}")
 
 
 def unreadable(path: Any, what: str, error: Exception) -> ProblemFileError:

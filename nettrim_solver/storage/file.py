@@ -23,7 +23,7 @@ import numpy as np
 from ..checks import check_integer
 from ..exceptions import ProblemError, ProblemFileError
 from ..network import Network
-from ..problem_file import load_arrays, save_arrays, unreadable
+from ..problem_file import check_path, load_arrays, save_arrays, unreadable
 from .arrays import described_network, network_arrays
 from .formats import GAP_BITS, Packed, pack, unpack
 from .sizes import SizeReport, size_report
@@ -112,6 +112,7 @@ def load_sparse(path: str | os.PathLike[str], max_bytes: int = MAX_BYTES) -> Net
         If the file is missing, damaged, pickled, too large, or no such network.
     """
     check_integer("max_bytes", max_bytes, 1)
+    check_path(path)
     _check_members(path, max_bytes)
     arrays = load_arrays(path, WHAT, math.inf)
     if "sparse" not in arrays or "network" not in arrays:
