@@ -6,20 +6,17 @@ benchmarks ``compare`` and ``lenet`` alone.
 
 from __future__ import annotations
 
-import statistics
 from typing import Any
 
 from .compare_report import UNIT, captions, methods, number
 from .pages import table
+from .trials import describe_trials
 
 #: Methods that tell most, by the names of their rows.
 SHOWN = (
     "magnitude", "magnitude+refit", "sparsegpt", "exact_obs+swaps", "l0", "net-trim l1",
     "net-trim l1+refit", "net-trim reweighted+refit", "net-trim l0", "net-trim l0+swaps",
 )  # fmt: skip
-
-#: How the networks of the table were pruned; other trials of the result differ in this.
-ALLOCATION = "output_error"
 
 
 def layers(result: dict[str, Any]) -> str:
@@ -46,18 +43,4 @@ def ratio(value: float) -> str:
 
 def networks(result: dict[str, Any]) -> str:
     """Return the table of a whole network's accuracies, means over the seeds."""
-    found: dict[str, dict[tuple[int, float], list[float]]] = {}
-    for trial in result["trials"]:
-        if trial["allocation"] == ALLOCATION and not trial["options"]:
-            place = trial["images"], trial["zeros_asked"]
-            found.setdefault(trial["method"], {}).setdefault(place, []).append(trial["accuracy"])
-    places = sorted({place for by_place in found.values() for place in by_place})
-    head = ["method", *(f"{images} images, {zeros:.0%}" for images, zeros in places)]
-    lines = []
-    for method, by_place in sorted(
-        found.items(), key=lambda item: -max(map(max, item[1].values()))
-    ):
-        means = [by_place.get(place) for place in places]
-        shown = ["-" if m is None else f"{statistics.mean(m):.4f} ({len(m)})" for m in means]
-        lines.append([method, *shown])
-    return "\n".join(table(head, lines))
+    return "\n".join(describe_trials(result["rows"], result["dense"])).strip()

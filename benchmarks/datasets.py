@@ -14,6 +14,7 @@ MNIST and the housing data are public (scikit-learn's ``fetch_openml("mnist_784"
 from __future__ import annotations
 
 import os
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,10 @@ class Classifier:
     def accuracy(self, network: Network) -> float:
         """Return the fraction of test samples whose largest output is that of their class."""
         return float(np.mean(network(self.X_test, 4096).argmax(axis=1) == self.y_test))
+
+    def score(self, network: Network) -> float:
+        """Return the accuracy, as the benchmarks of several kinds of networks call it."""
+        return self.accuracy(network)
 
     def sample(self, n: int, seed: int) -> Any:
         """Return n training samples, drawn without replacement."""
@@ -72,6 +77,44 @@ def lenet() -> Classifier:
         y_test = mnist["y_test"]
     network = from_npz(data_file("lenet_300_100.npz")).astype(np.float64)
     return Classifier("LeNet-300-100", network, X_train, X_test, y_test)
+
+
+def mnist_images() -> dict[str, Any]:
+    """Return MNIST's images of shape (n, 1, 28, 28) in [0, 1], float32, and the labels."""
+    with np.load(data_file("mnist.npz")) as mnist:
+        images = {
+            part: (mnist[part][:, None] / 255.0).astype(np.float32)
+            for part in ("x_train", "x_test")
+        }
+        return images | {part: mnist[part] for part in ("y_train", "y_test")}
+
+
+def mnist_8() -> Classifier:
+    """Return the convolutional network of the ONNX Model Zoo."""
+    from nettrim_solver.frameworks import from_onnx
+
+    images = mnist_images()
+    network = from_onnx(data_file("mnist-8.onnx"))
+    return Classifier("mnist-8", network, images["x_train"], images["x_test"], images["y_test"])
+
+
+def deep_mlp(hidden: tuple[int, ...] = (256,) * 6, images: int = 30_000) -> Classifier:
+    """Return a perceptron of six hidden layers, trained here by scikit-learn on MNIST."""
+    from sklearn.neural_network import MLPClassifier
+
+    from nettrim_solver.frameworks import from_sklearn
+
+    with np.load(data_file("mnist.npz")) as mnist:
+        X_train, X_test = (
+            (mnist[part].reshape(-1, 784) / 255.0).astype(np.float32)
+            for part in ("x_train", "x_test")
+        )
+        y_train, y_test = mnist["y_train"], mnist["y_test"]
+    model = MLPClassifier(hidden, max_iter=12, random_state=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # It need not converge.
+        model.fit(X_train[:images], y_train[:images])
+    return Classifier("MLP, 6 hidden layers", from_sklearn(model), X_train, X_test, y_test)
 
 
 def digits() -> Classifier:

@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from nettrim_solver import prune_network
+from nettrim_solver import Recipe, prune_network
 from nettrim_solver.frameworks import from_sklearn
 from nettrim_solver.plotting import new_figure
 
@@ -106,12 +106,14 @@ def lenet() -> list[Classifier]:
 def prune(data: Classifier, scheme: str, tolerance: float) -> dict[str, Any]:
     """Prune a network once, and return the errors behind every layer."""
     names = [layer.name for layer in data.network.layers]
-    radii, gamma = dict.fromkeys(names, tolerance), None
+    radii = dict.fromkeys(names, tolerance)
+    recipe = Recipe(mode="parallel" if scheme == "parallel" else "cascade")
     if scheme == "paper's cascade":
-        radii, gamma = dict.fromkeys(names, NONE) | {names[0]: tolerance}, GAMMA
+        radii = dict.fromkeys(names, NONE) | {names[0]: tolerance}
+        recipe = Recipe(gamma=GAMMA)
     result = prune_network(
-        data.network, data.X_train, tolerance=radii, gamma=gamma, n_threads=1,
-        mode="parallel" if scheme == "parallel" else "cascade", X_heldout=data.X_test,
+        data.network, data.X_train, tolerance=radii, recipe=recipe, n_threads=1,
+        X_heldout=data.X_test,
     )  # fmt: skip
     fields = ("name", "status", "sparsity", "network_error", "network_error_heldout",
               "network_bound")  # fmt: skip

@@ -30,10 +30,11 @@ from typing import Any
 
 import numpy as np
 
+from nettrim_solver import Recipe, prune_network
 from nettrim_solver.frameworks import from_torch
 from nettrim_solver.frameworks.torch_training import fine_tune
 from nettrim_solver.frameworks.torch_values import import_torch
-from nettrim_solver.network import Activate, Dense, Network, prune_network
+from nettrim_solver.network import Activate, Dense, Network
 from nettrim_solver.network.allocation import allocate
 from nettrim_solver.pipeline import L0, Pipeline, Refit, Reweight, Solve
 
@@ -218,10 +219,10 @@ class Pruner:
 
     def prune(self, method: Method, zeros: float) -> Network:
         """Return the pruned network."""
+        recipe = Recipe(steps=method.pipeline, output_weights=method.output_weights)
         return prune_network(
-            self.network, self.X, nnz=self._split(method, zeros), pipeline=method.pipeline,
-            output_weights=method.output_weights, n_threads=1,
-        ).network  # fmt: skip
+            self.network, self.X, nnz=self._split(method, zeros), recipe=recipe, n_threads=1
+        ).network
 
     def _split(self, method: Method, zeros: float) -> dict[str, int]:
         key = (zeros, method.allocation, method.output_weights)

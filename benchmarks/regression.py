@@ -17,7 +17,7 @@ R. K. Pace, R. Barry, *Sparse Spatial Autoregressions*, Statistics and Probabili
 from __future__ import annotations
 
 import argparse
-import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -25,16 +25,29 @@ from typing import Any
 
 import numpy as np
 
+from nettrim_solver import Recipe
 from nettrim_solver.frameworks import from_sklearn
-from nettrim_solver.network import Network, prune_network
-from nettrim_solver.pipeline import L0, Pipeline, Refit, Reweight, Solve
+from nettrim_solver.network import Network
 
 from . import datasets
-from .measure import say
-from .pages import table
+from .trials import (
+    RECIPES,
+    Trial,
+    add_arguments,
+    chosen,
+    describe_trials,
+    describe_verdicts,
+    run_trials,
+    verdict,
+)
+
+__all__ = ["add_arguments", "describe", "plot", "run"]
 
 ZEROS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
-SEEDS = (0, 1, 2)
+
+#: R2 asked of "best".
+WANTED = {0.6: 0.79, 0.8: 0.77, 0.9: 0.71}
+
 HELD_OUT = 0.2
 CALIBRATION = 2000
 HIDDEN = (128, 64)
@@ -46,14 +59,12 @@ SETTINGS: dict[str, Any] = {
     "random_state": 0,
 }
 
-#: What is done to a layer, with the colour of its line.
-METHODS: dict[str, tuple[Any, str]] = {
-    "l0": (Pipeline(L0()), "tab:red"),
-    "reweighted l1, refit": (Pipeline(Reweight(3), Refit()), "tab:blue"),
-    "alps": (Pipeline(Solve("alps")), "tab:green"),
-    "exact_obs": (Pipeline(Solve("exact_obs")), "tab:orange"),
-    "magnitude": (Pipeline(Solve("magnitude")), "tab:gray"),
-}
+#: How the network is pruned, with the colours of the lines.
+COLOURS = {
+    "best": "tab:red", "fast": "tab:orange", "alps": "tab:green", "exact_obs": "tab:blue",
+    "magnitude": "tab:gray",
+}  # fmt: skip
+METHODS = RECIPES | {"exact_obs": Recipe(steps="exact_obs")}
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,15 +78,15 @@ class Regression:
     X_test: Any
     y_test: Any
 
-    def r2(self, network: Network) -> float:
+    def score(self, network: Network) -> float:
         """Return the share of the held-out target's variance that a network explains."""
         residual = self.y_test - network(self.X_test, 4096)[:, 0]
         spread = self.y_test - self.y_test.mean()
         return float(1 - (residual @ residual) / (spread @ spread))
 
-    def sample(self, seed: int) -> Any:
-        """Return training rows, drawn without replacement."""
-        n = min(CALIBRATION, len(self.X_train))
+    def sample(self, n: int, seed: int) -> Any:
+        """Return n training rows, drawn without replacement; all where there are fewer."""
+        n = min(n, len(self.X_train))
         rows = np.random.default_rng(seed).choice(len(self.X_train), n, replace=False)
         return self.X_train[np.sort(rows)]
 
@@ -114,107 +125,46 @@ def train(name: str, X: Any, y: Any) -> Regression:
     )  # fmt: skip
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of this benchmark."""
-    parser.add_argument("--seeds", type=int, default=len(SEEDS), help="calibration samples drawn")
+def planned(seeds: int, quick: bool, name: str) -> Iterator[Trial]:
+    """Yield what is to be run, the most important first."""
+    shares = ZEROS[::3] if quick else ZEROS
+    for seed, zeros, method in product(range(1 if quick else seeds), shares, COLOURS):
+        yield Trial(name, method, zeros, CALIBRATION, seed)
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    """Train, prune by every method at every share of zeros, and score."""
-    data = diabetes() if args.quick else california()
-    seeds, zeros = (SEEDS[:1], ZEROS[::3]) if args.quick else (SEEDS[: args.seeds], ZEROS)
-    dense = data.r2(data.network)
-    say(f"{data.name}: dense R2 {dense:.4f}, {data.network.n_weights} weights")
-    trials = []
-    for seed, share, method in product(seeds, zeros, METHODS):
-        trials.append(run_trial(data, method, share, seed))
-        row = trials[-1]
-        say(f"{method} at {share:g}, seed {seed}: R2 {row['r2']:.4f}, {row['seconds']:.1f} s")
+    """Train, prune by every recipe at every share of zeros, and score."""
+    quick = bool(args.quick)
+    data = diabetes() if quick else california()
+    rows = run_trials(
+        "regression", args, planned(args.seeds, quick, data.name), {data.name: data}, METHODS
+    )
+    found = []
+    for zeros, least in WANTED.items():
+        own = chosen(rows, recipe="best", zeros_asked=zeros)
+        found += verdict(f"best, {zeros:g} zeros, R2", own, least)
     return {
-        "quick": bool(args.quick),
+        "quick": quick,
         "data": data.name,
-        "rows": data.rows,
-        "calibration_rows": len(data.sample(0)),
+        "data_rows": data.rows,
         "shapes": [layer.W.shape for layer in data.network.layers],
-        "dense_r2": dense,
-        "trials": trials,
-        "within_bound": sum(row["within_bound"] for row in trials),
-        "whole": sum(not row["left"] for row in trials),
+        "dense": {data.name: data.score(data.network)},
+        "rows": rows,
+        "met": [] if quick else found,
     }
-
-
-def run_trial(data: Regression, method: str, zeros: float, seed: int) -> dict[str, Any]:
-    """Prune the network once; score it, and hold its error against the bound."""
-    pipeline, _ = METHODS[method]
-    tick = time.perf_counter()
-    result = prune_network(
-        data.network, data.sample(seed), sparsity=zeros, mode="cascade", pipeline=pipeline,
-        n_threads=1,
-    )  # fmt: skip
-    seconds = time.perf_counter() - tick
-    names = (
-        "name", "outcome", "reason", "status", "sparsity", "gap", "network_error", "network_bound"
-    )  # fmt: skip
-    layers = [{name: one.to_dict()[name] for name in names} for one in result.layers]
-    pairs = [(one.network_error, one.network_bound) for one in result.layers]
-    return {
-        "method": method,
-        "zeros_asked": zeros,
-        "seed": seed,
-        "zeros": result.network.sparsity,
-        "r2": data.r2(result.network),
-        "layers": layers,
-        "left": [f"{one.name}: {one.reason}" for one in result.layers if not one.pruned],
-        "within_bound": all(None not in pair and pair[0] <= pair[1] for pair in pairs),
-        "seconds": seconds,
-    }
-
-
-def by_zeros(result: dict[str, Any], method: str) -> dict[float, list[float]]:
-    """Return the R2 of a method's networks, by the share of zeros asked for.
-
-    Networks with a layer that was not pruned have fewer zeros, and are left out.
-    """
-    found: dict[float, list[float]] = {}
-    for row in result["trials"]:
-        if row["method"] == method and not row["left"]:
-            found.setdefault(row["zeros_asked"], []).append(row["r2"])
-    return dict(sorted(found.items()))
 
 
 def describe(result: dict[str, Any]) -> str:
     """Return the table as text."""
-    rows, trials = result["rows"], result["trials"]
+    rows = result["data_rows"]
     shapes = ", ".join("x".join(map(str, shape)) for shape in result["shapes"])
     lines = [
         f"{result['data']}: {rows['all']} rows, {rows['dropped']} with missing values dropped, "
-        f"{rows['train']} to train, {rows['held_out']} held out",
-        f"network {shapes}, dense R2 {result['dense_r2']:.4f} (held out); "
-        f"{result['calibration_rows']} calibration rows; mean and half the spread over the seeds",
+        f"{rows['train']} to train, {rows['held_out']} held out; network {shapes}; R2",
         "",
     ]
-    zeros = sorted({row["zeros_asked"] for row in trials})
-    body = []
-    for method in METHODS:
-        found = by_zeros(result, method)
-        cells = [
-            f"{np.mean(found[z]):.4f} ± {np.ptp(found[z]) / 2:.4f}" if z in found else "-"
-            for z in zeros
-        ]
-        body.append([method, *cells])
-    lines += table(["R2 at zeros", *(f"{z:g}" for z in zeros)], body)
-    for what, count in (
-        ("every layer has its zeros", result["whole"]),
-        ("the network's error is below its bound, at every layer,", result["within_bound"]),
-    ):
-        word = "met" if count == len(trials) else "MISSED"
-        lines.append(f"{word}: {what} in {count} of {len(trials)} runs")
-    lines += [
-        f"{row['method']} at {row['zeros_asked']:g}, seed {row['seed']}, left as it was: {left}"
-        for row in trials
-        for left in row["left"]
-    ]
-    return "\n".join(lines)
+    lines += describe_trials(result["rows"], result["dense"])
+    return "\n".join([*lines, *describe_verdicts(result["met"])])
 
 
 def plot(result: dict[str, Any], path: Path) -> None:
@@ -223,17 +173,18 @@ def plot(result: dict[str, Any], path: Path) -> None:
 
     figure = new_figure(6, 4)
     axes = figure.subplots()
-    axes.axhline(result["dense_r2"], color="black", lw=1, ls=":", label="dense")
-    for method, (_, colour) in METHODS.items():
-        found = by_zeros(result, method)
-        if not found:
+    axes.axhline(result["dense"][result["data"]], color="black", lw=1, ls=":", label="dense")
+    for method, colour in COLOURS.items():
+        own = chosen(result["rows"], recipe=method)
+        if not own:
             continue
-        zeros, r2 = list(found), list(found.values())
+        zeros = sorted({row["zeros_asked"] for row in own})
+        r2 = [[row["score"] for row in chosen(own, zeros_asked=level)] for level in zeros]
         axes.plot(zeros, [np.mean(v) for v in r2], color=colour, marker="o", ms=3, label=method)
         axes.fill_between(
             zeros, [min(v) for v in r2], [max(v) for v in r2], color=colour, alpha=0.2, lw=0
         )
-    axes.set(xlabel="zeros, the same share in every layer", ylabel="R2, held out")
+    axes.set(xlabel="zeros", ylabel="R2, held out")
     # Networks that are worse than the mean would press all others together.
     axes.set_ylim(bottom=max(0.0, axes.get_ylim()[0]))
     axes.set_title(f"{result['data']}: pruned without retraining", fontsize=10)

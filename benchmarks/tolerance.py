@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from nettrim_solver import prune_network
+from nettrim_solver import Recipe, prune_network
 from nettrim_solver.plotting import new_figure
 
 from . import __main__ as harness
@@ -88,14 +88,14 @@ def prune(
 ) -> dict[str, Any]:
     """Prune by the convex program at a tolerance, and by magnitude to the same zeros."""
     X = data.sample(_images(data), seed)
-    options: dict[str, Any] = {"mode": "parallel", "n_threads": 1}
+    recipe = Recipe.of({"formulation": formulation, "mode": "parallel"})
     result, spent = clocked(
-        lambda: prune_network(
-            data.network, X, tolerance=tolerance, formulation=formulation, **options
-        )
+        lambda: prune_network(data.network, X, tolerance=tolerance, recipe=recipe, n_threads=1)
     )
     kept = {layer.name: layer.nnz for layer in result.network.layers}
-    magnitude = prune_network(data.network, X, nnz=kept, solver="magnitude", **options)
+    magnitude = prune_network(
+        data.network, X, nnz=kept, recipe=Recipe(steps="magnitude", mode="parallel"), n_threads=1
+    )
     return {
         "seed": seed,
         "formulation": formulation,

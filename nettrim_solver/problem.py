@@ -13,8 +13,12 @@ from numpy.typing import ArrayLike, NDArray
 from .activations import Activation, get_activation
 from .exceptions import ProblemError
 from .problem_checks import (
+    LARGEST,
+    SMALLEST,
     check_match,
     check_range,
+    check_size,
+    check_weight_size,
     checked_box,
     checked_choice,
     checked_matrix,
@@ -155,6 +159,7 @@ class Problem:
         self.b = self._checked_intercept(b)
         self.Z = self._checked_preactivation(Z)
         self.weights = self._checked_penalty(weights)
+        check_weight_size(self.X, self._target_size(), self.dtype)
         self.tolerance = tolerance
         self.epsilon, self.lambda_ = self._checked_budget(epsilon, tolerance, lambda_)
 
@@ -420,15 +425,7 @@ class Problem:
             )
         if not np.all(np.isfinite(c)) or np.any(c < 0):
             raise ProblemError(f"weights must be finite and >= 0, but the least is {c.min():g}")
-        if self.intercept:
-            free = np.flatnonzero(c == 0 if c.ndim == 1 else (c == 0).any(axis=1))
-            for i in free:
-                column = self.X[:, [i]].toarray() if sp.issparse(self.X) else self.X[:, i]
-                if np.ptp(column) == 0 and np.any(column != 0):
-                    raise ProblemError(
-                        f"intercept=True, but column {i} of X is a constant with weight 0, an "
-                        "intercept already; drop the column or set intercept=False"
-                    )
+        check_size("weights", c.ravel())
         return read_only(c)
 
     def _checked_budget(
@@ -441,7 +438,9 @@ class Problem:
                 )
             if lambda_ is None:
                 raise ProblemError(f"lambda_ must be given for formulation {self.formulation!r}")
-            return None, self._checked_levels("lambda_", lambda_, positive=True)
+            level = self._checked_levels("lambda_", lambda_, positive=True)
+            self._check_penalty_size(level)
+            return None, level
         if lambda_ is not None:
             raise ProblemError(
                 "lambda_ belongs to the penalised formulations, but formulation was "
@@ -471,6 +470,26 @@ class Problem:
             norms = np.sqrt(np.einsum("ij,ij->j", self.Y, self.Y, dtype=np.float64))
         return (g * float(np.linalg.norm(norms)) if self.joint else read_only(g * norms)), None
 
+    def _target_size(self) -> float:
+        """Return the largest pre-activation that is asked for."""
+        if self.lower is not None and self.upper is not None:
+            return float(np.abs(np.clip(0.0, self.lower, self.upper)).max())
+        given = self.Z if self.Z is not None else self.Y
+        return float(np.abs(given).max())  # type: ignore[arg-type]
+
+    def _check_penalty_size(self, level: float | Array) -> None:
+        """Check that a penalty is neither beyond all others nor nothing beside the distance."""
+        entries = self.X.data if sp.issparse(self.X) else self.X
+        unit = float(np.abs(entries).max(initial=0.0)) * self._target_size()
+        if unit == 0.0 or not np.any(self.weights):
+            return
+        low, high = (end * unit / float(self.weights.max()) for end in (SMALLEST, LARGEST))
+        if np.any(level < low) or np.any(level > high):
+            raise ProblemError(
+                f"lambda_ must lie between {low:g} and {high:g} for inputs, targets and weights of "
+                f"these sizes, but was {np.max(level) if np.any(level > high) else np.min(level):g}"
+            )
+
     def _checked_levels(self, name: str, value: Any, positive: bool = False) -> float | Array:
         level = numeric(name, value).astype(np.float64)
         rule = "positive" if positive else ">= 0"
@@ -478,6 +497,8 @@ class Problem:
             raise ProblemError(f"{name} must be finite and {rule}, but was {value!r}")
         if np.any(level < 0) or (positive and np.any(level == 0)):
             raise ProblemError(f"{name} must be {rule}, but the least is {level.min():g}")
+        if not positive and np.any(level > LARGEST):
+            raise ProblemError(f"{name} must be at most {LARGEST:g}, but was {level.max():g}")
         if level.ndim == 0:
             return float(level)
         if level.shape != (self.n_outputs,):

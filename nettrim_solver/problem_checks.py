@@ -19,12 +19,55 @@ def checked_choice(name: str, value: Any, options: tuple[str, ...]) -> Any:
     return value
 
 
-def numeric(name: str, value: Any) -> NDArray[Any]:
-    """Return a real float32 or float64 array; integers and booleans become float64."""
+#: Range of the largest entry of a matrix: squares of such sizes neither overflow nor vanish.
+SMALLEST, LARGEST = 1e-60, 1e60
+
+
+def plain_array(name: str, value: Any) -> NDArray[Any]:
+    """Return what a caller gave as an ordinary array, or say what it is instead.
+
+    Tensors that need a gradient are detached and copied to the host; half precision without a
+    numpy dtype (bfloat16) becomes float32. Hidden entries of a masked array have no value, so they
+    are refused.
+    """
+    parts = value if isinstance(value, (list, tuple)) else [value]
+    hidden = sum(int(np.ma.count_masked(part)) for part in parts if np.ma.isMaskedArray(part))
+    if hidden:
+        raise ProblemError(
+            f"{name} must hold a value everywhere, but is a masked array that hides {hidden} "
+            "entries; fill them or drop their samples"
+        )
+    if callable(getattr(value, "detach", None)):
+        value = _detached(name, value)
     try:
         array = np.asarray(value)
     except ValueError as error:
         raise ProblemError(f"{name} must be an array of numbers, but was ragged: {error}") from None
+    except Exception as error:
+        # Whatever a foreign array type raises where it cannot be one of numpy's.
+        raise ProblemError(
+            f"{name} must be an array of numbers, but is a {type(value).__name__} that numpy "
+            f"cannot read: {error}"
+        ) from None
+    return array.astype(np.float32) if array.dtype.name == "bfloat16" else array
+
+
+def _detached(name: str, tensor: Any) -> Any:
+    """Return a tensor without its gradient, on the host, in a dtype that numpy has."""
+    if str(getattr(tensor, "layout", "torch.strided")) != "torch.strided":
+        raise ProblemError(
+            f"{name} must be a dense array, but is a tensor of layout {tensor.layout}; "
+            "pass tensor.to_dense(), or a scipy.sparse matrix for X"
+        )
+    tensor = tensor.detach()
+    if callable(getattr(tensor, "cpu", None)):
+        tensor = tensor.cpu()
+    return tensor.float() if str(tensor.dtype) == "torch.bfloat16" else tensor
+
+
+def numeric(name: str, value: Any) -> NDArray[Any]:
+    """Return a real float32 or float64 array; integers and booleans become float64."""
+    array = plain_array(name, value)
     if array.dtype.kind not in "fiub":
         raise ProblemError(f"{name} must hold real numbers, but has dtype {array.dtype}")
     if array.dtype == np.float16:
@@ -57,7 +100,40 @@ def checked_matrix(name: str, value: Any, allow_sparse: bool = False) -> Any:
     if not np.isfinite(entries).all():
         count = int(entries.size - np.isfinite(entries).sum())
         raise ProblemError(f"{name} must be finite, but holds {count} NaN or infinite entries")
+    check_size(name, entries)
     return matrix
+
+
+def check_size(name: str, entries: NDArray[Any]) -> None:
+    """Check that the largest entry is zero, or of a size whose square can be computed with."""
+    if entries.dtype == np.float32 or entries.size == 0:
+        return
+    largest = max(float(entries.max()), -float(entries.min()))
+    if largest != 0.0 and not SMALLEST <= largest <= LARGEST:
+        raise ProblemError(
+            f"the largest entry of {name} must be 0 or lie between {SMALLEST:g} and {LARGEST:g}, "
+            f"but is {largest:g}; give the data in other units"
+        )
+    if entries.ndim == 2:
+        largest_of = np.maximum(entries.max(axis=0), -entries.min(axis=0))
+        tiny = np.flatnonzero((largest_of > 0) & (largest_of < SMALLEST**2))
+        if len(tiny) and name != "X":
+            raise ProblemError(
+                f"the largest entry of every column of {name} must be 0 or at least "
+                f"{SMALLEST**2:g}, but that of column {tiny[0]} is {largest_of[tiny[0]]:g}"
+            )
+
+
+def check_weight_size(X: Any, target: float, dtype: Any) -> None:
+    """Check that weights of the size of the targets over the inputs exist in their dtype."""
+    entries = X.data if sp.issparse(X) else X
+    size = float(np.abs(entries).max(initial=0.0))
+    if dtype == np.float32 and size > 0.0 and target > 0.0:
+        if not 1e-30 <= target / size <= 1e30:
+            raise ProblemError(
+                f"weights about {target / size:.0e}, the targets over the inputs, cannot be held "
+                "in float32, the dtype of X; give X as float64, or in other units"
+            )
 
 
 def checked_vector(name: str, value: Any, size: int, what: str) -> NDArray[Any]:
@@ -80,6 +156,7 @@ def checked_box(lower: Any, upper: Any, n_samples: int) -> tuple[NDArray[Any], N
             count = int(np.isnan(array).sum())
             raise ProblemError(f"{name} must not hold NaN, but holds {count}")
         check_match(name, array.shape[0], "X", n_samples, "samples (rows)")
+        check_size(name, np.where(np.isfinite(array), array, 0.0))
         ends.append(array)
     low, high = ends
     if low.shape != high.shape:

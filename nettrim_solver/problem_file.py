@@ -9,14 +9,18 @@ from __future__ import annotations
 import errno
 import json
 import os
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+import re
+import secrets
+import socket
+import stat
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 import scipy.sparse as sp
+from numpy.typing import NDArray
 
 from .activations import ACTIVATIONS
 from .exceptions import ProblemError, ProblemFileError
@@ -29,10 +33,20 @@ ARRAYS = ("X", "Y", "W", "b", "Z", "lower", "upper", "weights", "epsilon", "lamb
 WHAT = "a problem written by nettrim_solver"
 TEXTS = ("radius", "formulation", "intercept")
 
+#: The arrays of a sparse matrix.
+CSR_PARTS = ("data", "indices", "indptr", "shape")
+
+#: What a file may take in memory: so many times its own size, or so many bytes if that is more.
+#: Deflated zeros would take a thousand times theirs.
+LARGEST_RATIO, SMALL = 100, 64 << 20
+
 
 @contextmanager
 def whole_file(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
     """Open a file that takes the place of `path` once the block ends well, all or nothing.
+
+    The content is on the disk before it gets its name. A file that is replaced keeps its mode, and
+    a symbolic link is followed. Temporary files that killed writers left in the folder are removed.
 
     Raises
     ------
@@ -40,24 +54,59 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
         If the folder is missing or not writable; an existing file is then left as it was. If the
         path is that of a device or pipe.
     """
-    target = Path(path)
+    target = Path(os.path.realpath(path))
     if target.exists() and not (target.is_file() or target.is_dir()):
-        raise OSError(errno.EINVAL, "it is no ordinary file", os.fspath(target))
+        raise OSError(errno.EINVAL, "it is no ordinary file", os.fspath(path))
     try:
-        handle, temporary = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent or ".")
+        _remove_orphans(target.parent)
+        mode = stat.S_IMODE(target.stat().st_mode) if target.is_file() else None
+        temporary = target.parent / f"{_prefix()}{os.getpid()}-{secrets.token_hex(4)}.tmp"
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+        # The system takes the umask out of the mode of a new file.
+        handle = os.open(temporary, flags, 0o666 if mode is None else 0o600)
         try:
             with os.fdopen(handle, "wb") as stream:
                 yield stream
-            os.chmod(temporary, 0o666 & ~_umask())
+                stream.flush()
+                os.fsync(stream.fileno())
+            if mode is not None:
+                os.chmod(temporary, mode)
             os.replace(temporary, target)
         except BaseException:
-            Path(temporary).unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
             raise
     except OSError as error:
         if error.errno is None:
             raise
         # The system names the temporary file, which nobody has heard of.
-        raise OSError(error.errno, error.strerror, os.fspath(target)) from error
+        raise OSError(error.errno, error.strerror, os.fspath(path)) from error
+
+
+def _prefix() -> str:
+    """Return what the names of this machine's temporary files begin with."""
+    return f".nettrim-{re.sub('[^A-Za-z0-9]', '', socket.gethostname())[:40]}-"
+
+
+def _remove_orphans(folder: Path) -> None:
+    """Remove the temporary files in a folder whose writers, on this machine, are gone."""
+    if os.name != "posix":
+        return  # There is no harmless way to ask whether a process lives.
+    own = re.compile(re.escape(_prefix()) + r"(\d{1,9})-[0-9a-f]{8}\.tmp")
+    for name in os.listdir(folder):
+        match = own.fullmatch(name)
+        if match and not _is_alive(int(match[1])):
+            with suppress(OSError):
+                (folder / name).unlink()
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        return True
+    return True
 
 
 def save_arrays(path: str | os.PathLike[str], arrays: dict[str, Any]) -> None:
@@ -115,22 +164,80 @@ def load_problem(path: str | os.PathLike[str]) -> Problem:
             activation = ACTIVATIONS[settings["activation"]]
             arguments["activation"] = activation(**settings["activation_parameters"])
         if "X_data" in arrays:
-            parts = [arrays.pop(f"X_{part}") for part in ("data", "indices", "indptr")]
-            arguments["X"] = sp.csr_array(tuple(parts), shape=tuple(arrays.pop("X_shape")))
-            arguments["X"].check_format()
+            parts = {part: arrays.pop(f"X_{part}") for part in CSR_PARTS}
+            arguments["X"] = checked_csr("X", parts, allowance(os.path.getsize(path)))
         scalars = {k: float(v) for k, v in arrays.items() if v.ndim == 0 and k in ARRAYS}
         arguments |= {k: arrays[k] for k in ARRAYS if k in arrays} | scalars
         if "X" not in arguments:
             raise ProblemFileError(f"{path} holds no X")
-    except ProblemError:
-        raise
+    except ProblemError as error:
+        if str(path) in str(error):
+            raise
+        raise ProblemFileError(f"{path}: {error}") from None
     except Exception as error:
         # The settings of a file that another program wrote may be anything.
         raise unreadable(path, WHAT, error) from None
     return Problem(**arguments)
 
 
-def load_arrays(path: str | os.PathLike[str], what: str) -> dict[str, Any]:
+def allowance(n_bytes: int) -> int:
+    """Return how many bytes of memory the content of a file of so many bytes may take."""
+    return max(SMALL, LARGEST_RATIO * n_bytes)
+
+
+def checked_csr(name: str, parts: Mapping[str, NDArray[Any]], most_bytes: int) -> sp.csr_array:
+    """Return the matrix of four arrays that somebody else wrote, or raise ProblemError.
+
+    scipy trusts such arrays: its compiled code reads and writes out of bounds for some that its own
+    ``check_format`` passes.
+
+    Parameters
+    ----------
+    name : str
+        For messages.
+    parts : mapping of str to ndarray
+        ``data``, ``indices``, ``indptr`` and ``shape``.
+    most_bytes : int
+        That a row and a column of 8 bytes per entry may take together: few bytes can claim any
+        shape.
+    """
+    for part, array in parts.items():
+        kinds, what = ("fiub", "numbers") if part == "data" else ("iu", "integers")
+        if array.ndim != 1 or array.dtype.kind not in kinds:
+            raise ProblemError(
+                f"{name}_{part} must have one axis of {what}, but has shape {array.shape} and "
+                f"dtype {array.dtype}"
+            )
+    data, indices, indptr = parts["data"], parts["indices"], parts["indptr"]
+    sizes = [int(n) for n in parts["shape"]]
+    if len(sizes) != 2 or min(sizes) < 1 or 8 * sum(sizes) > most_bytes:
+        raise ProblemError(
+            f"{name}_shape must be two positive numbers that fit the size of the file, but was "
+            f"{sizes}"
+        )
+    n_rows, n_columns = sizes
+    most = np.iinfo(np.int64).max
+    if len(indptr) != n_rows + 1 or len(indices) != len(data) or np.any(indptr > most):
+        raise ProblemError(
+            f"{name} of {n_rows} rows must have {n_rows + 1} entries of {name}_indptr and as many "
+            f"{name}_indices as {name}_data, but has {len(indptr)}, {len(indices)} and {len(data)}"
+        )
+    starts = indptr.astype(np.int64)
+    if starts[0] != 0 or starts[-1] != len(data) or np.any(np.diff(starts) < 0):
+        raise ProblemError(
+            f"{name}_indptr must rise from 0 to {len(data)}, the number of entries of {name}_data"
+        )
+    if len(indices) and (int(indices.min()) < 0 or int(indices.max()) >= n_columns):
+        raise ProblemError(
+            f"{name}_indices must lie in [0, {n_columns}), but span [{indices.min()}, "
+            f"{indices.max()}]"
+        )
+    return sp.csr_array((data, indices.astype(np.int64), starts), shape=(n_rows, n_columns))
+
+
+def load_arrays(
+    path: str | os.PathLike[str], what: str, most_bytes: float | None = None
+) -> dict[str, Any]:
     """Read all arrays of an archive whose checksums are right.
 
     Parameters
@@ -138,11 +245,13 @@ def load_arrays(path: str | os.PathLike[str], what: str) -> dict[str, Any]:
     path : path
     what : str
         What the file should be, for messages.
+    most_bytes : float, optional
+        That the arrays may take in memory; :func:`allowance` when omitted.
 
     Raises
     ------
     ProblemFileError
-        If the file is missing, damaged, pickled, or no such archive.
+        If the file is missing, damaged, pickled, no such archive, or takes too much memory.
     """
     try:
         # Opened here, because np.load leaves the file open when it is no archive.
@@ -151,6 +260,13 @@ def load_arrays(path: str | os.PathLike[str], what: str) -> dict[str, Any]:
                 raise ProblemFileError(f"{path} is not an .npz archive (pickles are refused)")
             stream.seek(0)
             with np.load(stream, allow_pickle=False) as file:
+                size = sum(member.file_size for member in file.zip.infolist())
+                compressed = os.path.getsize(path)
+                if size > (allowance(compressed) if most_bytes is None else most_bytes):
+                    raise ProblemFileError(
+                        f"{path} is compressed {size // compressed} times, and would "
+                        f"take {size} bytes of memory; if it is yours, write it with numpy.savez"
+                    )
                 # numpy reads as many bytes as a header asks for, so a damaged header that asks for
                 # fewer than there are would pass without a look at the checksum.
                 damaged = file.zip.testzip()
@@ -176,9 +292,3 @@ def load_arrays(path: str | os.PathLike[str], what: str) -> dict[str, Any]:
 def unreadable(path: Any, what: str, error: Exception) -> ProblemFileError:
     """Return the error of a file that is not what it should be."""
     return ProblemFileError(f"{path} is not {what} (pickles are refused): {error}")
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

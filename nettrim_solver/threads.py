@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
@@ -16,6 +17,12 @@ from numbers import Integral
 from typing import Any
 
 from .exceptions import SettingsError
+
+_LOCK = threading.Lock()
+
+#: The limits in force, oldest first, and what the pools had before the first of them.
+_USERS: list[tuple[object, int]] = []
+_BEFORE: dict[str, int] = {}
 
 
 @contextmanager
@@ -32,6 +39,11 @@ def limit_threads(n_threads: int | None) -> Iterator[int]:
     ------
     SettingsError
         If `n_threads` is neither None nor a positive integer.
+
+    Notes
+    -----
+    The pools belong to the process, so blocks of several threads are counted: the youngest block
+    still open has its way, and the pools are as they were once all are closed.
     """
     controller = _pools(len(sys.modules))
     if n_threads is None:
@@ -40,8 +52,28 @@ def limit_threads(n_threads: int | None) -> Iterator[int]:
         return
     if not isinstance(n_threads, Integral) or isinstance(n_threads, bool) or n_threads < 1:
         raise SettingsError(f"n_threads must be None or an integer >= 1, but was {n_threads!r}")
-    with controller.limit(limits=int(n_threads), user_api="blas"):
+    user = object()
+    with _LOCK:
+        _USERS.append((user, int(n_threads)))
+        _set_pools(controller)
+    try:
         yield int(n_threads)
+    finally:
+        with _LOCK:
+            _USERS[:] = [entry for entry in _USERS if entry[0] is not user]
+            _set_pools(controller)
+
+
+def _set_pools(controller: Any) -> None:
+    """Set every BLAS pool to the youngest limit, or to what it was before the first."""
+    for pool in controller.lib_controllers:
+        if pool.user_api != "blas":
+            continue
+        if _USERS:
+            _BEFORE.setdefault(pool.filepath, pool.get_num_threads())
+            pool.set_num_threads(_USERS[-1][1])
+        elif pool.filepath in _BEFORE:
+            pool.set_num_threads(_BEFORE.pop(pool.filepath))
 
 
 @lru_cache(maxsize=1)

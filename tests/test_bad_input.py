@@ -164,14 +164,6 @@ PROBLEM_CASES = {
         {"Y": np.tanh(Y), "activation": "tanh", "Z": Y + 1.0}, "Z", "is 0.", "reproduce Y"
     ),
     # Intercepts
-    "intercept twice": Case(
-        {"X": np.column_stack([X[:, :3], np.ones(6)]), "weights": [1, 1, 1, 0]},
-        "intercept", "column 3", "intercept=False",
-    ),
-    "intercept twice, sparse": Case(
-        {"X": sp.csr_array(np.column_stack([X[:, :3], np.ones(6)])), "weights": [1, 1, 1, 0]},
-        "intercept", "column 3", "intercept=False",
-    ),
     "b without intercept": Case(
         {"b": np.zeros(3), "intercept": False}, "b", "intercept=False", "intercept=True"
     ),

@@ -1,6 +1,7 @@
 """Runs that are interrupted: the same bits afterwards, and refusal of anything that changed."""
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from nettrim_solver import Status, solve
 from nettrim_solver.exceptions import ProblemError, ProblemFileError
 from nettrim_solver.frameworks.npz import from_npz, to_npz
 from nettrim_solver.network import Calibration
-from nettrim_solver.network.checkpoint import hash_data, hash_network
+from nettrim_solver.network.checkpoint import hash_data, hash_network, versions
 
 from .helpers import prune
 from .test_modes import convnet, images, mlp, same_weights, samples
@@ -139,6 +140,26 @@ def test_a_run_that_differs_is_refused(change, message, tmp_path):
         prune(given.pop("network"), given.pop("X"), **given)
     assert "Use another folder" in str(caught.value)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [("nettrim_solver", "nettrim_solver"), ("numpy", "numpy"), ("scipy", "scipy")],
+)
+def test_layers_of_two_versions_are_not_mixed(module, name, tmp_path, monkeypatch):
+    prune(mlp(), X, tolerance=0.2, checkpoint=tmp_path)
+    monkeypatch.setattr(f"{module}.__version__", "0.0.1")
+    with pytest.raises(ProblemError, match=rf"changed: version of {name} \(was .*, is '?0.0.1"):
+        prune(mlp(), X, tolerance=0.2, checkpoint=tmp_path)
+
+
+def test_the_fingerprint_names_the_blas():
+    code = (
+        "import numpy, nettrim_solver.network.checkpoint as c; print(c.versions()['BLAS of numpy'])"
+    )
+    alone = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert versions()["BLAS of numpy"] == alone.stdout.strip()
+    assert re.search(r"\w.* \d+\.\d+", alone.stdout)
 
 
 def test_what_changes_no_weights_may_change(tmp_path):

@@ -510,3 +510,110 @@ def test_the_code_of_the_page():
     for block in re.findall(r"^```py\n(.*?)^```", section, re.MULTILINE | re.DOTALL):
         exec(block, names)
     assert sum(int((w == 0).sum()) for w in names["pruned"].get_weights() if w.ndim > 1) > 900
+
+
+# Inputs and layers of other kinds -----------------------------------------------------------------
+
+
+def normalised(**settings):
+    layer = L.Normalization(**settings)
+    layer.adapt(np.random.default_rng(0).normal(2, 3, (100, 4)))
+    return layer
+
+
+def nested_normalisation():
+    inner = functional((4,), lambda x: normalised()(x))
+    return functional((4,), lambda x: L.Dense(3)(inner(x)))
+
+
+NORMALISED = {
+    "sequential": lambda: chain((4,), normalised(), L.Dense(3)),
+    "functional": lambda: functional((4,), lambda x: L.Dense(3)(normalised(axis=-1)(x))),
+    "one mean": lambda: chain((4,), normalised(axis=None), L.Dense(3)),
+    "inverted": lambda: chain((4,), L.Dense(4), normalised(invert=True), L.Dense(3)),
+    "nested": nested_normalisation,
+    "given": lambda: chain((4,), L.Normalization(mean=2.0, variance=9.0), L.Dense(3)),
+}
+
+
+@pytest.mark.parametrize("opaque", [(), ("Normalization",)])
+@pytest.mark.parametrize("kind", NORMALISED)
+def test_normalisations_keep_what_they_learned(kind, opaque):
+    if opaque and kind == "nested":
+        opaque = ("*/normalization*",)
+    model = NORMALISED[kind]()
+    X = np.random.default_rng(1).normal(2, 3, (SAMPLES, 4)).astype("f")
+    network = from_keras(model, opaque=opaque)
+    assert_close(network(X), outputs(model, X))
+    pruned = thinned(network)
+    written = to_keras(model, pruned)
+    assert_close(outputs(written, X), pruned(X))
+    for old, new in zip(model.non_trainable_weights, written.non_trainable_weights, strict=True):
+        np.testing.assert_array_equal(old.numpy(), new.numpy())
+
+
+DTYPES = ["uint8", "int8", "int32", "int64", "bool", "float16", "bfloat16", "float64"]
+
+
+@pytest.mark.filterwarnings("ignore")  # JAX says that it has no 64 bits.
+@pytest.mark.parametrize("several", [False, True])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_inputs_of_any_dtype_are_checked_on_numbers_that_they_have(dtype, several):
+    images = keras.Input((4, 4, 1), dtype=dtype)
+    found = L.Flatten()(L.Conv2D(2, 3, activation="relu")(L.Rescaling(1 / 16)(images)))
+    numbers = keras.Input((3,))
+    inputs = [images, numbers] if several else images
+    found = L.Concatenate()([found, numbers]) if several else found
+    model = keras.Model(inputs, L.Dense(3)(found))
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 2 if dtype == "bool" else 100, (SAMPLES, 4, 4, 1)).astype("f")
+    others = rng.random((SAMPLES, 3)).astype("f")
+    given = keras.ops.cast(pixels, dtype)
+    given = [given, keras.ops.convert_to_tensor(others)] if several else given
+    X = join_inputs(pixels, others) if several else pixels
+    network = thinned(from_keras(model))
+    np.testing.assert_allclose(
+        network(X), np.asarray(to_keras(model, network)(given)), rtol=0, atol=1e-4
+    )
+
+
+def test_a_part_in_half_precision_is_compared_with_its_own_rounding():
+    model = random(chain((4,), L.Dense(5), L.Activation("tanh", dtype="float16"), L.Dense(3)))
+    network = thinned(from_keras(model))
+    to_keras(model, network)
+    last = network.layers[-1]
+    changed = network.replace({last.name: (1.2 * last.W, last.b)})
+    with pytest.raises(NettrimError, match="differ by"):
+        keras_page._check_outputs(to_keras(model, network), changed, ((4,),))
+
+
+@keras.saving.register_keras_serializable("tests")
+class Logarithm(L.Layer):
+    def call(self, x):
+        return keras.ops.log(x)
+
+    def compute_output_shape(self, shape):
+        return shape
+
+
+@pytest.mark.parametrize("first", [False, True])
+def test_a_layer_that_takes_no_negative_numbers_is_checked_on_others(first):
+    layers = (Logarithm(), L.Dense(3)) if first else (L.Dense(3), Logarithm())
+    model = chain((4,), *layers)
+    dense = next(layer for layer in model.layers if isinstance(layer, L.Dense))
+    dense.set_weights([np.abs(w) + 0.1 for w in dense.get_weights()])
+    network = thinned(from_keras(model, opaque=["Logarithm"]))
+    X = np.random.default_rng(0).random((SAMPLES, 4)).astype("f") + 0.1
+    assert_close(outputs(to_keras(model, network), X), network(X))
+
+
+def test_weights_of_layers_left_to_keras_are_listed():
+    model = functional((6, 4), lambda x: L.Dense(3)(L.LSTM(5, name="memory")(x)))
+    network = from_keras(model, opaque=["memory"])
+    kernels = [w for w in model.get_layer("memory").get_weights() if w.ndim == 2]
+    kernels[0][:2] = 0
+    model.get_layer("memory").set_weights([*kernels, model.get_layer("memory").get_weights()[2]])
+    network = from_keras(model, opaque=["memory"])
+    zeros = sum(int((w == 0).sum()) for w in kernels)
+    assert network.unpruned == {"memory": (4 * 4 * 5 + 4 * 5 * 5, zeros)} and zeros >= 40
+    assert "with these" in network.summary()

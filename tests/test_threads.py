@@ -3,12 +3,15 @@
 import os
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 import scipy.linalg
 from threadpoolctl import threadpool_info
 
+from nettrim_solver import Problem, Status, solve
 from nettrim_solver.exceptions import SettingsError
 from nettrim_solver.threads import limit_threads, usable_cores
 
@@ -93,3 +96,33 @@ with limit_threads(1):
     if several == "False":
         pytest.skip("numpy and scipy share one BLAS here")
     assert limited == "True"
+
+
+def test_limits_of_concurrent_users_are_restored():
+    before = blas_threads()
+    first, second = threading.Event(), threading.Event()
+
+    def early():
+        with limit_threads(1):
+            first.set()
+            second.wait(10)  # leaves while the other is still inside
+
+    worker = threading.Thread(target=early)
+    with limit_threads(2):
+        held = blas_threads()
+        worker.start()
+        first.wait(10)
+        second.set()
+        worker.join()
+        assert blas_threads() == held
+    assert blas_threads() == before
+
+
+def test_many_concurrent_solves_leave_the_pools_as_they_were():
+    before = blas_threads()
+    X = np.random.default_rng(0).standard_normal((20, 4))
+    problem = Problem(X, np.maximum(X[:, :2], 0.0), tolerance=0.1)
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: solve(problem).status, range(40)))
+    assert set(found) == {Status.OPTIMAL}
+    assert blas_threads() == before

@@ -564,3 +564,173 @@ def test_the_code_of_the_page_on_frameworks():
     for block in blocks:
         exec(block, names)
     assert (names["pruned"][4].weight == 0).any() and (names["sparse"].scores.weight == 0).any()
+
+
+# Weights that are computed of other parameters ---------------------------------------------------
+
+
+def _weight_norm(part):
+    nn.utils.weight_norm(part)
+
+
+def _spectral_norm(part):
+    nn.utils.spectral_norm(part)
+
+
+def _parametrized(part):
+    nn.utils.parametrizations.weight_norm(part)
+
+
+def _pruned(part):
+    from torch.nn.utils import prune
+
+    prune.l1_unstructured(part, "weight", 0.5)
+
+
+def _pruned_intercept(part):
+    from torch.nn.utils import prune
+
+    prune.l1_unstructured(part, "bias", 0.5)
+
+
+COMPUTED = [_weight_norm, _spectral_norm, _parametrized, _pruned, _pruned_intercept]
+
+
+def computed_weights(change, kind, forward):
+    torch.manual_seed(0)
+    first = nn.Linear(4, 6) if kind == "Linear" else nn.Conv2d(2, 6, 2)
+    module = chain(first, nn.ReLU(), nn.Flatten(), nn.Linear(6, 3))
+    change(module[0])
+    module.eval()
+    shape = (4,) if kind == "Linear" else (2, 2, 2)
+    if forward:
+        module(torch.ones(2, *shape))
+    return module, shape
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("forward", [False, True])
+@pytest.mark.parametrize("kind", ["Linear", "Conv2d"])
+@pytest.mark.parametrize("change", COMPUTED)
+def test_weights_that_are_computed_are_made_plain_or_left_alone(change, kind, forward):
+    module, shape = computed_weights(change, kind, forward)
+    X = np.random.default_rng(0).standard_normal((20, *shape)).astype("f")
+    with torch.no_grad():
+        expected = module(torch.tensor(X)).numpy()
+    with pytest.raises(NettrimError, match="must be plain parameters: first call") as caught:
+        from_torch(module, shape)
+    # The other ways out: what is left alone is computed as before, and the rest is pruned.
+    for settings in ({"record": True}, {"opaque": ["0"]}):
+        network = from_torch(module, shape, **settings)
+        assert [layer.name for layer in network.layers] == ["3"]
+        np.testing.assert_allclose(network(X), expected, atol=1e-5)
+        pruned = prune(network, X, steps="magnitude", sparsity=0.5).network
+        written = to_torch(module, pruned)
+        with torch.no_grad():
+            np.testing.assert_allclose(written(torch.tensor(X)).numpy(), pruned(X), atol=1e-5)
+    # The call that the message names.
+    eval(re.search(r"first call ([\w.]+\(part, '\w+'\))", str(caught.value))[1],
+         {"torch": torch, "part": module[0]})  # fmt: skip
+    network = from_torch(module, shape)
+    np.testing.assert_allclose(network(X), expected, atol=1e-5)
+    pruned = prune(network, X, steps="magnitude", sparsity=0.5).network
+    with torch.no_grad():
+        found = to_torch(module, pruned)(torch.tensor(X)).numpy()
+    np.testing.assert_allclose(found, pruned(X), atol=1e-5)
+
+
+def test_wrappers_say_what_they_hold():
+    module = nn.DataParallel(chain(nn.Linear(4, 3)))
+    with pytest.raises(NettrimError, match="give what DataParallel holds, module.module"):
+        from_torch(module, (4,))
+    assert from_torch(module.module, (4,)).layers
+
+
+class Through(nn.Module):
+    """A function of a tensor, without parameters."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, x):
+        return self.function(x)
+
+
+@pytest.mark.parametrize("place", ["first", "last"])
+@pytest.mark.parametrize("settings", [{"opaque": ["Through"]}, {"record": True}])
+@pytest.mark.parametrize("function", [torch.log, torch.sqrt, torch.acos, torch.acosh])
+def test_parts_that_take_no_negative_numbers_are_checked_on_others(function, settings, place):
+    torch.manual_seed(0)
+    linear = nn.Linear(4, 4)
+    with torch.no_grad():
+        linear.weight.copy_(torch.eye(4) * 0.9)
+        linear.bias.zero_()
+    through = Through(function)
+    module = chain(through, linear) if place == "first" else chain(linear, through)
+    if function is torch.acosh and place == "last":
+        with torch.no_grad():
+            linear.bias.fill_(0.2)
+    network = from_torch(module, (4,), **settings)
+    changed = network.replace(
+        {network.layers[0].name: (np.eye(4) * 0.8, linear.bias.detach().numpy())}
+    )
+    found = to_torch(module, changed)
+    assert float(found[1 if place == "first" else 0].weight.detach()[0, 0]) == np.float32(0.8)
+    # A network of another module is still told from this one.
+    other = chain(*(nn.Linear(4, 4) if part is linear else Through(torch.exp) for part in module))
+    with pytest.raises(NettrimError, match="differ"):
+        to_torch(other, changed)
+
+
+def test_a_part_without_any_finite_output_is_named_as_such():
+    module = chain(nn.Linear(4, 4), Through(lambda x: torch.log(-x.abs() - 1)))
+    for settings in ({"opaque": ["Through"]}, {"record": True}):
+        with pytest.raises(NettrimError, match="must give finite outputs"):
+            from_torch(module, (4,), **settings)
+
+
+def test_a_part_in_half_precision_is_left_alone_and_compared_with_its_own_rounding():
+    class Half(nn.Module):
+        def __init__(self, dtype):
+            super().__init__()
+            self.linear = nn.Linear(5, 5).to(dtype)
+
+        def forward(self, x):
+            return self.linear(x.to(self.linear.weight.dtype)).float()
+
+    for dtype in (torch.float16, torch.bfloat16):
+        torch.manual_seed(0)
+        module = chain(nn.Linear(4, 5), Half(dtype), nn.Linear(5, 3))
+        for settings in ({"opaque": ["Half"]}, {"record": True}):
+            network = from_torch(module, (4,), **settings)
+            assert [layer.name for layer in network.layers] == ["0", "2"]
+            assert network.unpruned.keys() & {"1.linear"}
+            X = np.random.default_rng(0).standard_normal((30, 4)).astype("f")
+            pruned = prune(network, X, steps="magnitude", sparsity=0.5).network
+            to_torch(module, pruned)
+            with pytest.raises(NettrimError, match="differ by"):
+                to_torch(chain(*(nn.Linear(4, 5), Half(dtype), nn.Linear(5, 3))), network)
+
+
+def test_weights_that_stay_are_listed_with_their_size():
+    class Recurrent(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.memory, self.last = nn.LSTM(5, 8, batch_first=True), nn.Linear(8, 2)
+            self.start = nn.Parameter(torch.zeros(1, 5))
+
+        def forward(self, x):
+            return self.last(self.memory(x + self.start)[0][:, -1])
+
+    network = from_torch(Recurrent(), (7, 5), record=True)
+    changed = network.replace({"last": (0 * network.layers[0].W, None)})
+    assert network.unpruned == {"memory": (4 * 8 * (5 + 8), 0), "start": (5, 5)}
+    assert (changed.n_weights, changed.sparsity) == (16, 1.0)
+    assert "LSTM is not among" in network.output.left["memory"]
+    assert "Parameter" in network.output.left["start"]
+    lines = changed.summary().splitlines()
+    assert lines[-1].split() == ["with", "these", str(16 + 416 + 5), f"{100 * 21 / 437:.1f}"]
+    assert [line.split()[-2:] for line in lines[-3:-1]] == [["5", "100.0"], ["416", "0.0"]] or [
+        line.split()[-2:] for line in lines[-3:-1]
+    ] == [["416", "0.0"], ["5", "100.0"]]

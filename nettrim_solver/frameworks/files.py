@@ -24,7 +24,6 @@ from numpy.typing import NDArray
 
 from ..exceptions import (
     MissingDependencyError,
-    NettrimError,
     ProblemError,
     ProblemFileError,
     SettingsError,
@@ -156,15 +155,7 @@ class SklearnFile(ModelFile):
 
     def inputs(self, X: NDArray[Any]) -> NDArray[Any]:
         """Apply the steps of a pipeline that stand before the perceptron."""
-        try:
-            return calibration_inputs(self.model, X)
-        except NettrimError:
-            raise
-        except Exception as error:
-            # The steps are anyone's code.
-            raise ProblemError(
-                f"the pipeline does not take the samples: {type(error).__name__}: {error}"
-            ) from error
+        return calibration_inputs(self.model, X)
 
     def labels(self, y: NDArray[Any]) -> NDArray[Any]:
         """Return the place of each label among the estimator's classes."""

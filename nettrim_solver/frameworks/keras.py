@@ -25,9 +25,12 @@ from ..network.gathering import joined_shapes, split
 from ..network.graph import check_network
 from ..network.operations import Shape
 from .keras_graph import Traced, check_model, fits, given_shapes, input_names, own_shapes, trace
-from .keras_layers import import_keras
+from .keras_layers import copy_state, import_keras
 from .opaque import Opaque, first_line
 from .round_trip import changed_arrays, check_agreement, check_layers, probe_samples
+
+#: The inputs' dtypes that are those of weights.
+FLOATS = ("float32", "float64")
 
 __all__ = ["from_keras", "keep_zeros_callback", "to_keras"]
 
@@ -205,25 +208,28 @@ def _copy(model: Any) -> Any:
         )
     try:
         clone = keras.models.clone_model(model, input_tensors=begin)
+        if not clone.built:
+            clone.build(model.input_shape)
+        copy_state(model, clone)
     except Exception as error:
         # Whatever the code of a layer that is no part of Keras raises.
         raise ProblemError(
             "model must be one that keras.models.clone_model copies, but it says: "
             f"{first_line(error)}"
         ) from None
-    if not clone.built:
-        clone.build(model.input_shape)
-    clone.set_weights(model.get_weights())
     return clone
 
 
 def _check_outputs(model: Any, network: Network, shapes: Sequence[Shape]) -> None:
     """Raise unless the model computes what the network does, on random inputs."""
     keras = import_keras()
-    X = probe_samples(network)
-    parts = split(X, shapes)
+    own = [str(tensor.dtype) for tensor in model.inputs]
+    X = probe_samples(network, {i: one for i, one in enumerate(own) if one not in FLOATS})
+    parts = [keras.ops.cast(part, dtype) for part, dtype in zip(split(X, shapes), own, strict=True)]
     given = parts[0] if len(parts) == 1 else keras.tree.pack_sequence_as(model.input, parts)
     outputs = model(given, training=False)
     if not hasattr(outputs, "shape"):
         raise ProblemError(f"model must return one tensor, but returns {type(outputs).__name__}")
-    check_agreement("model", np.asarray(keras.ops.convert_to_numpy(outputs)), network, X)
+    computed = [layer.compute_dtype for layer in model._flatten_layers() if hasattr(layer, "call")]
+    found = np.asarray(keras.ops.convert_to_numpy(outputs)).astype(np.float64)
+    check_agreement("model", found, network, X, computed)

@@ -134,6 +134,19 @@ def import_keras() -> Any:
     return keras
 
 
+def copy_state(old: Any, new: Any) -> None:
+    """Give a layer or model the weights of another of the same build, and all that follows of them.
+
+    Setting the weights alone leaves the means of an adapted ``Normalization`` as they were.
+    """
+    new.set_weights(old.get_weights())
+    for one, other in zip(old._flatten_layers(), new._flatten_layers(), strict=True):
+        state: dict[str, Any] = {}
+        one.save_own_variables(state)
+        if state:
+            other.load_own_variables(state)
+
+
 def array(variable: Any) -> NDArray[Any]:
     """Return a variable as an array, or raise if it is neither float32 nor float64."""
     if str(variable.dtype) not in ("float32", "float64"):

@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..exceptions import UnsupportedError
+from ..network.gathering import count_zeros
 from ..network.operations import Shape
-from .keras_layers import import_keras
+from .keras_layers import copy_state, import_keras
 from .opaque import Opaque, first_line
 
 
@@ -23,6 +24,8 @@ class Evaluated:
         The layer's name in its model.
     takes_integers : bool
         Whether it is given whole numbers, int32.
+    unpruned : dict of str to (int, int)
+        Entries and zeros of its weights of two or more axes, by its path.
     """
 
     def __init__(self, path: str, layer: Any, shape: Shape, takes_integers: bool) -> None:
@@ -33,7 +36,11 @@ class Evaluated:
             self._layer = type(layer).from_config(layer.get_config())
             if not self._layer.built:
                 self._layer.build((None, *shape))
-            self._layer.set_weights(layer.get_weights())
+            copy_state(layer, self._layer)
+        weights = self._layer.get_weights() if self._has_weights else []
+        counts = [count_zeros(one) for one in weights if one.ndim >= 2]
+        self.unpruned = {path: (sum(n for n, _ in counts), sum(z for _, z in counts))}
+        self.unpruned = self.unpruned if counts else {}
 
     def __call__(self, samples: NDArray[Any]) -> NDArray[Any]:
         """Return what the layer makes of samples, one per row."""

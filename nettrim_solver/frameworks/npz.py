@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..checks import as_array
 from ..exceptions import ProblemError
 from ..network import Activate, Conv2d, Dense, Flatten, Network, Operation
 from ..problem_file import load_arrays, save_arrays, unreadable
@@ -65,7 +66,7 @@ def from_npz(source: str | os.PathLike[str] | Mapping[str, Any]) -> Network:
     total                          18       0.0
     """
     if isinstance(source, Mapping):
-        arrays = {str(name): np.asarray(value) for name, value in source.items()}
+        arrays = {str(name): as_array(str(name), value) for name, value in source.items()}
     else:
         arrays = load_arrays(source, WHAT)
     if "network" not in arrays:

@@ -12,11 +12,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..exceptions import MissingDependencyError, ProblemError, ProblemFileError
-from ..problem_file import whole_file
+from ..problem_file import allowance, whole_file
 from .opaque import first_line
 
 #: Bytes of the largest message that protocol buffers can hold.
 LARGEST = 2**31 - 1
+
+#: Bytes of a number, at most.
+WIDEST = 8
+
+#: Operators whose output may be much larger than what they are given.
+EXPANDING = ("ConstantOfShape", "Expand", "OneHot", "Pad", "Range", "Resize", "Tile", "Upsample")
+
+#: How many times more memory all signals of a model together may take than a tensor of those.
+SIGNALS = 16
 
 #: The types of numbers that layers may have.
 FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
@@ -45,7 +54,8 @@ def import_runtime() -> Any:
 
 def _missing(name: str, error: ImportError) -> MissingDependencyError:
     return MissingDependencyError(
-        f"{name} is not installed ({error}): python -m pip install 'nettrim-solver[onnx]'"
+        f"{name} is not installed ({error}): python -m pip install {name}, or '.[onnx]' in a copy "
+        "of the repository"
     )
 
 
@@ -93,7 +103,7 @@ def _read(path: str | os.PathLike[str], what: str) -> Any:
     except OSError as error:
         raise ProblemFileError(f"{what} cannot be read: {error.strerror or error}") from None
     model = _parsed(content, what)
-    if any(_is_external(tensor) for tensor in model.graph.initializer):
+    if any(map(_is_external, _tensors(model.graph))):
         try:
             import_onnx().load_external_data_for_model(model, os.path.dirname(os.fspath(path)))
         except Exception as error:
@@ -114,19 +124,40 @@ def _parsed(content: bytes, what: str) -> Any:
         ) from None
 
 
+def _tensors(graph: Any) -> Iterator[Any]:
+    """Yield all tensors of a graph: initializers, also sparse ones, and those of nodes."""
+    yield from graph.initializer
+    for sparse in graph.sparse_initializer:
+        yield from (sparse.values, sparse.indices)
+    for node in graph.node:
+        for attribute in node.attribute:
+            yield from (attribute.t, *attribute.tensors)
+            for sparse in (attribute.sparse_tensor, *attribute.sparse_tensors):
+                yield from (sparse.values, sparse.indices)
+            for inner in (attribute.g, *attribute.graphs):
+                yield from _tensors(inner)
+
+
 def _is_external(tensor: Any) -> bool:
     return tensor.data_location == import_onnx().TensorProto.EXTERNAL
 
 
 def _check(model: Any, what: str) -> None:
-    """Raise unless the model is valid, and all of it is here."""
-    if any(_is_external(tensor) for tensor in model.graph.initializer):
+    """Raise unless the model is valid, all of it is here, and it fits into memory."""
+    if any(map(_is_external, _tensors(model.graph))):
         raise ProblemError(
             f"{what} must hold all of its tensors, but some are in other files: give the path, or "
             "call onnx.load_external_data_for_model"
         )
     if model.ByteSize() > LARGEST:
         raise ProblemError(f"{what} must fit into 2 GB, but has {model.ByteSize()} bytes")
+    most = allowance(model.ByteSize())
+    for tensor in model.graph.sparse_initializer:
+        if WIDEST * math.prod(tensor.dims) > most:
+            raise ProblemError(
+                f"{what} must fit into memory, but its sparse tensor {tensor.values.name!r} has "
+                f"the shape {[*tensor.dims]}"
+            )
     try:
         import_onnx().checker.check_model(model)
     except Exception as error:
@@ -146,9 +177,34 @@ def check_shapes(model: Any) -> None:
                 f"the model's shapes do not fit: a Split into {counts} has {[*node.output]}"
             )
     try:
-        import_onnx().shape_inference.infer_shapes(model, strict_mode=True)
+        infer = import_onnx().shape_inference.infer_shapes
+        inferred = infer(model, strict_mode=True, data_prop=True)
     except Exception as error:
         raise ProblemError(f"the model's shapes do not fit: {first_line(error)}") from None
+    _check_memory(inferred.graph, allowance(model.ByteSize()))
+
+
+def _check_memory(graph: Any, most: int) -> None:
+    """Raise if tensors are far larger than the model: a few bytes can ask for all memory.
+
+    Parameters
+    ----------
+    graph : GraphProto
+        With the shapes that are known; open sizes are those of a few samples.
+    most : int
+        Bytes that a tensor may take whose node makes many numbers of a few.
+    """
+    makers = {name: node.op_type for node in graph.node for name in node.output}
+    total = 0
+    for place in (*graph.value_info, *graph.output):
+        dims = place.type.tensor_type.shape.dim
+        size = WIDEST * math.prod(max(1, one.dim_value) for one in dims)
+        total += size
+        if total > SIGNALS * most or (makers.get(place.name) in EXPANDING and size > most):
+            raise ProblemError(
+                f"the model must fit into memory, but {place.name!r}, of "
+                f"{makers.get(place.name)}, has the shape {[one.dim_value or '?' for one in dims]}"
+            )
 
 
 def check_result(model: Any, original: Any) -> None:
@@ -190,8 +246,6 @@ def values_of(tensor: Any) -> NDArray[Any]:
     """Return a tensor's values; of a sparse one all of them."""
     onnx = import_onnx()
     if isinstance(tensor, onnx.SparseTensorProto):
-        if math.prod(tensor.dims) > LARGEST:
-            raise ProblemError(f"tensor {tensor.values.name!r} must fit into memory: {tensor.dims}")
         dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.values.data_type)
         dense = np.zeros(tuple(tensor.dims), dtype)
         values, indices = (onnx.numpy_helper.to_array(t) for t in (tensor.values, tensor.indices))

@@ -10,12 +10,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..checks import as_array
 from ..exceptions import ProblemError
 from ..network.operations import Shape
 from .onnx_file import import_onnx
 
+#: Operators that draw numbers.
+RANDOM = (
+    "Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform",
+    "RandomUniformLike",
+)  # fmt: skip
+
 #: Entries of the largest sample.
-MAX_ENTRIES = 1 << 27
+MAX_ENTRIES = 1 << 24
 
 
 def refuse_control_flow(model: Any) -> None:
@@ -28,6 +35,37 @@ def refuse_control_flow(model: Any) -> None:
                 f"the model must compute the same steps for every input, but {label(node)} is "
                 "control flow"
             )
+
+
+def refuse_random(model: Any, output: str) -> None:
+    """Raise if an output depends on random numbers, as those of a node in training mode."""
+    tensors = {one.name: one for one in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type == "Constant" and node.attribute:
+            tensors |= dict.fromkeys(node.output, node.attribute[0].t)
+    needed = {output}
+    for node in reversed(model.graph.node):
+        if not needed.intersection(node.output):
+            continue
+        needed.update(node.input)
+        training = any(a.name == "training_mode" and a.i for a in node.attribute)
+        if node.op_type == "Dropout" and len(node.input) > 2:
+            training = _is_true(tensors.get(node.input[2]))
+        if training or node.op_type in RANDOM:
+            what = "is in training mode" if training else "draws random numbers"
+            raise ProblemError(
+                f"the model must compute the same every time, but {label(node)} {what}: export it "
+                "in evaluation mode, as torch.onnx.export does after module.eval()"
+            )
+
+
+def _is_true(tensor: Any) -> bool:
+    """Return whether a flag is known, and true."""
+    try:
+        return tensor is not None and bool(import_onnx().numpy_helper.to_array(tensor).all())
+    except Exception:
+        # A damaged tensor, which onnxruntime will refuse.
+        return False
 
 
 def label(node: Any) -> str:
@@ -59,8 +97,11 @@ def given_values(model: Any, constants: Mapping[str, Any] | None) -> dict[str, N
         if name not in known:
             raise ProblemError(f"constants must be inputs among {sorted(known)}, but has {name!r}")
         try:
-            found[name] = np.asarray(value, dtype=declared(known[name])[1])
-        except (TypeError, ValueError) as error:
+            array = as_array(f"constants: {name!r}", value)
+            found[name] = np.asarray(array, dtype=declared(known[name])[1])
+        except (TypeError, ValueError, OverflowError) as error:
+            if isinstance(error, ProblemError):
+                raise
             raise ProblemError(f"constants: {name!r} must be an array, but {error}") from None
     return found
 
@@ -91,8 +132,21 @@ def output_of(model: Any, name: str | None) -> str:
         if not names:
             raise ProblemError("the model must have an output, but has none")
         was = "" if name is None else f", but was {name!r}"
-        raise ProblemError(f"output must be given (--onnx-output): one of {names}{was}")
+        raise ProblemError(
+            f"output must be given (--onnx-output): one of {names}{was}{zip_map_remedy(model)}"
+        )
     return name
+
+
+def zip_map_remedy(model: Any) -> str:
+    """Return how a classifier of scikit-learn gets an output of numbers; "" for other models."""
+    if all(node.op_type != "ZipMap" for node in model.graph.node):
+        return ""
+    return (
+        "; its ZipMap makes dictionaries of the probabilities: convert the classifier with "
+        "skl2onnx.to_onnx(classifier, X[:1], options={'zipmap': False}), and choose the output "
+        "'probabilities'"
+    )
 
 
 def declared(place: Any) -> tuple[list[int | None] | None, np.dtype[Any]]:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..exceptions import ProblemError
-from ..network.gathering import check_whole
+from ..network.gathering import check_whole, count_zeros
 from ..network.operations import Operation, Shape
 from .onnx_file import import_onnx, session, tensor_of, translated
 from .onnx_record import Layout, Recording
@@ -33,6 +33,8 @@ class OnnxNode(Operation):
         Of its output.
     batched : bool
         Whether it takes several samples at once.
+    weights : tuple of int
+        Entries and zeros of its constants with two or more axes of floating-point numbers.
     """
 
     operator: str
@@ -40,12 +42,18 @@ class OnnxNode(Operation):
     sources: tuple[Layout, ...]
     target: Layout
     batched: bool
+    weights: tuple[int, int] = (0, 0)
     arity: ClassVar[int | None] = None
 
     @property
     def kind(self) -> str:
         """The operator."""
         return f"onnx {self.operator}"
+
+    @property
+    def unpruned(self) -> dict[str, tuple[int, int]]:
+        """Weights of the node, by its name."""
+        return {self.name: self.weights} if self.weights[0] else {}
 
     def _output_shape(self, *shapes: Shape) -> Shape:
         expected = tuple(source.shape for source in self.sources)
@@ -133,9 +141,12 @@ def node_operation(recording: Recording, node: Any, output: str) -> tuple[OnnxNo
         graph, opset_imports=whole.opset_import, functions=whole.functions
     )
     model.ir_version = max(whole.ir_version, 4)
+    held = [recording.constants[name] for name in names if name not in sources]
+    weights = [count_zeros(one) for one in held if one.dtype.kind == "f" and one.squeeze().ndim > 1]
     batched = recording.batched and not recording.varying.intersection(names)
     operation = OnnxNode(
         operator=node.op_type, model=model.SerializeToString(),
         sources=tuple(layouts[name] for name in sources), target=target, batched=batched,
+        weights=(sum(n for n, _ in weights), sum(zeros for _, zeros in weights)),
     )  # fmt: skip
     return operation, sources

@@ -26,10 +26,13 @@ from .onnx_input import (
     inputs_of,
     output_of,
     refuse_control_flow,
+    refuse_random,
     sample_sizes,
     shapes_by_input,
     ways,
+    zip_map_remedy,
 )
+from .round_trip import agreement, difference, random_samples
 
 #: Samples that a model is looked at with, and the largest difference between its outputs for them
 #: together and one by one, relative to the largest output.
@@ -102,6 +105,9 @@ class Recording:
         Whether the model takes several samples at once.
     X, Y : ndarray
         Samples, of several inputs joined, and what the model computes of them.
+    agreement : float
+        The largest difference of two ways to compute the output, relative to the largest one: that
+        of the least precise dtype on the way.
     """
 
     model: Any
@@ -113,6 +119,7 @@ class Recording:
     batched: bool
     X: NDArray[Any]
     Y: NDArray[Any]
+    agreement: float
 
 
 def record(
@@ -141,6 +148,7 @@ def record(
     places = {str(place.name): declared(place) for place in inputs_of(model, input, given)}
     shapes = shapes_by_input(input_shape, [*places])
     result = output_of(model, output)
+    refuse_random(model, result)
     sizes = [dims for dims, _ in places.values()]
     errors = []
     for way in ways(sizes):
@@ -187,9 +195,8 @@ class _Run:
         prepared = self._prepared()
         check_shapes(prepared)
         runner = session(prepared.SerializeToString())
-        X = self._probes()
-        first = self._run(runner, X[:1])
-        alone = [first, *(self._run(runner, X[i : i + 1]) for i in range(1, PROBES))]
+        X, alone = self._usable(runner)
+        first = alone[0]
         layouts: dict[str, Layout | None] = {**self.inputs}
         varying: set[str] = set()
         if self.batched:
@@ -201,16 +208,31 @@ class _Run:
             layouts |= {name: _single_layout(first[name]) for name in dependent}
         out = layouts[self.output]
         if out is None or out.dtype.kind not in "fiub":
-            raise ProblemError(f"output {self.output!r} must be numbers, samples along one axis")
+            raise ProblemError(
+                f"output {self.output!r} must be numbers, samples along one axis"
+                f"{zip_map_remedy(self.model)}"
+            )
+        self._check_scores(out.dtype)
         Y = np.concatenate([out.samples(one[self.output], 1) for one in alone])
+        precision = agreement(
+            one.dtype for name, one in layouts.items() if one is not None and name in self._needed()
+        )
         if self.batched:
-            self._check_apart(Y, out.samples(together[self.output], PROBES))
+            self._check_apart(Y, out.samples(together[self.output], PROBES), max(SAME, precision))
         constants = {n: np.asarray(values_of(t)) for n, t in initial_values(self.model).items()}
         constants |= {n: v for n, v in first.items() if n not in dependent and v is not None}
         return Recording(
             self.model, tuple(self.inputs), self.output, layouts, constants | self.given, varying,
-            self.batched, X, Y,
+            self.batched, X, Y, precision,
         )  # fmt: skip
+
+    def _needed(self) -> set[str]:
+        """Return the tensors that the output is computed of, and itself."""
+        needed = {self.output}
+        for node in reversed(self.model.graph.node):
+            if needed.intersection(node.output):
+                needed.update(node.input)
+        return needed
 
     def _dependent(self) -> set[str]:
         """Return the tensors that depend on the numbers of inputs, not on their shapes alone."""
@@ -243,13 +265,45 @@ class _Run:
         graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
         return model
 
-    def _probes(self) -> NDArray[Any]:
-        rng = np.random.default_rng(0)
-        parts = []
+    def _check_scores(self, dtype: Any) -> None:
+        """Raise for labels where the model has scores, too."""
+        others = {place.name: place.type.tensor_type.elem_type for place in self.model.graph.output}
+        kinds = import_onnx().TensorProto
+        scores = [name for name, kind in others.items() if kind in (kinds.FLOAT, kinds.DOUBLE)]
+        remedy = f"; output={scores[0]!r} has them" if scores else zip_map_remedy(self.model)
+        if dtype.kind != "f" and remedy:
+            raise ProblemError(
+                f"output {self.output!r} must be real numbers, such as scores, but holds {dtype}, "
+                f"as of labels{remedy}"
+            )
+
+    def _usable(self, runner: Any) -> tuple[NDArray[Any], list[dict[str, Any]]]:
+        """Return random samples, and all tensors for each; the outputs are finite if possible."""
+        found = None
+        kinds = random_samples((sum(math.prod(one.shape) for one in self.inputs.values()),))
+        for drawn in kinds:
+            X = self._probes(drawn[:PROBES])
+            alone = [self._run(runner, X[i : i + 1]) for i in range(PROBES)]
+            found = (X, alone) if found is None else found
+            outputs = [one[self.output] for one in alone]
+            if all(
+                one is None or one.dtype.kind != "f" or np.isfinite(one).all() for one in outputs
+            ):
+                return X, alone
+        assert found is not None
+        return found
+
+    def _probes(self, drawn: NDArray[Any]) -> NDArray[Any]:
+        """Return samples of random numbers, whole ones where an input takes these."""
+        rng, parts, first = np.random.default_rng(0), [], 0
         for layout in self.inputs.values():
             shape = (PROBES, *layout.shape)
-            real = layout.dtype.kind == "f"
-            numbers = rng.standard_normal(shape) if real else rng.integers(0, 2, shape)
+            numbers = drawn[:, first : first + math.prod(layout.shape)].reshape(shape)
+            first += math.prod(layout.shape)
+            if layout.dtype.kind != "f":
+                # Wide ones may be numbers of rows in a table; others are pixels.
+                most = 2 if layout.dtype.kind == "b" or layout.dtype.itemsize > 2 else 128
+                numbers = rng.integers(0, most, shape)
             parts.append(numbers.astype(layout.dtype))
         return parts[0] if len(parts) == 1 else join_inputs(*parts)
 
@@ -268,10 +322,10 @@ class _Run:
             for name, value in zip(names, values, strict=True)
         }
 
-    def _check_apart(self, alone: NDArray[Any], together: NDArray[Any]) -> None:
+    def _check_apart(self, alone: NDArray[Any], together: NDArray[Any], most: float) -> None:
         """Raise unless the samples of a batch have nothing to do with each other."""
         apart, scale = difference(together, alone)
-        if not apart <= SAME * scale:
+        if not apart <= most * scale:
             raise _MixedError(
                 "the model must compute every sample by itself, but gives other outputs for "
                 "several samples at once"
@@ -298,18 +352,3 @@ def _single_layout(one: Any) -> Layout | None:
 
 def _same(a: Any, b: Any) -> bool:
     return a is not None and b is not None and np.array_equal(a, b)
-
-
-def difference(a: NDArray[Any], b: NDArray[Any]) -> tuple[float, float]:
-    """Return the largest difference of two arrays, and the largest finite entry of the second.
-
-    NaN and infinities at the same places are the same, elsewhere infinitely different.
-    """
-    if a.shape != b.shape:
-        return math.inf, 0.0
-    a, b = a.astype(np.float64), b.astype(np.float64)
-    finite = np.isfinite(a) & np.isfinite(b)
-    if not np.array_equal(a[~finite], b[~finite], equal_nan=True):
-        return math.inf, 0.0
-    scale = float(np.max(np.abs(b[finite]), initial=0.0))
-    return float(np.max(np.abs(a[finite] - b[finite]), initial=0.0)), scale

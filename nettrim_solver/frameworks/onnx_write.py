@@ -119,6 +119,7 @@ class _Writer:
         self.users.update(place.name for place in graph.output)
         self.taken = {*self.users, *(place.name for place in graph.input)}
         self.added: list[Any] = []
+        self.left, self.unused = Counter(self.users), set[str]()
 
     def write(self, held: Held, values: NDArray[Any]) -> None:
         """Write values to where they are held; shared constants get a copy of their own."""
@@ -129,6 +130,7 @@ class _Writer:
         root = root_of(recording, name)
         if held.whole or any(self.users[step] > 1 for step in root.path):
             node.input[held.slot] = self._add(new, name)
+            self._release(name)
             return
         whole = np.array(recording.constants[root.name])
         whole.reshape(-1)[root.index] = new
@@ -149,12 +151,30 @@ class _Writer:
             self.added.append(import_onnx().helper.make_node("Constant", [], [name], value=tensor))
         return name
 
+    def _release(self, name: str) -> None:
+        """Count a user of a constant less; without any it goes, and what it was made of."""
+        self.left[name] -= 1
+        if self.left[name] > 0:
+            return
+        self.unused.add(name)
+        for node in self.model.graph.node:
+            if name in node.output and not any(self.left[one] > 0 for one in node.output):
+                for source in filter(None, node.input):
+                    self._release(source)
+
     def finish(self) -> None:
-        """Put the nodes that were added before all others."""
-        if self.added:
-            nodes = list(self.model.graph.node)
-            del self.model.graph.node[:]
-            self.model.graph.node.extend([*self.added, *nodes])
+        """Put the nodes that were added before all others, and drop what nobody uses any more."""
+        graph = self.model.graph
+        unused = self.unused - {place.name for place in graph.input}
+        nodes = [one for one in graph.node if not unused.issuperset(filter(None, one.output))]
+        if self.added or len(nodes) < len(graph.node):
+            kept = [*self.added, *nodes]
+            del graph.node[:]
+            graph.node.extend(kept)
+        for tensors in (graph.initializer, graph.sparse_initializer):
+            for place in reversed(range(len(tensors))):
+                if getattr(tensors[place], "values", tensors[place]).name in unused:
+                    del tensors[place]
 
 
 def why_dense(model: Any) -> str:
@@ -173,9 +193,10 @@ def make_sparse(traced: Traced, model: Any) -> None:
         return
     onnx, graph = import_onnx(), model.graph
     inputs = {place.name for place in graph.input}
-    numbers = [parts.W for parts in traced.layers.values()]
-    shift = len(graph.node) - len(traced.recording.model.graph.node)
-    names = {str(graph.node[held.node + shift].input[held.slot]) for held in numbers}
+    makers = {node.output[0]: node for node in graph.node}
+    nodes = traced.recording.model.graph.node
+    weights = [parts.W for parts in traced.layers.values()]
+    names = {str(makers[nodes[one.node].output[0]].input[one.slot]) for one in weights}
     roots = {name: root_of(traced.recording, name).name for name in names
              if name in traced.recording.constants}  # fmt: skip
     for name in {roots.get(name, name) for name in names} - inputs:

@@ -28,7 +28,8 @@ class Opaque(Operation):
     function : callable
         Takes an array with one row per sample, which it may change, and gives one with as many
         rows; its ``path`` is the name of the part in its model, and ``takes_integers`` says whether
-        the array holds whole numbers. Its repr tells it from others.
+        the array holds whole numbers; ``unpruned``, if it has that, are its weights. Its repr tells
+        it from others.
     takes, gives : tuple of int
         Shapes of one sample.
     """
@@ -36,6 +37,11 @@ class Opaque(Operation):
     function: Any
     takes: Shape
     gives: Shape
+
+    @property
+    def unpruned(self) -> dict[str, tuple[int, int]]:
+        """Weights of the part, by name."""
+        return dict(getattr(self.function, "unpruned", {}))
 
     def _output_shape(self, *shapes: Shape) -> Shape:
         if shapes[0] != self.takes:

@@ -6,7 +6,8 @@ part that computes something else than its class says is found.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,12 +27,23 @@ from ..network import (
     Transpose,
 )
 from ..network.layers import Layer
+from ..network.operations import Shape
 from ..network.wiring import INPUT
 from .opaque import Opaque
 
-#: Random samples on which a model is compared with its network, and their largest difference
-#: relative to the largest output: the roundings of some dozen layers.
-PROBES, AGREEMENT = 4, {np.dtype(np.float64): 1e-10, np.dtype(np.float32): 1e-4}
+#: Random samples on which a model is compared with its network.
+PROBES = 4
+
+#: Their largest difference relative to the largest output, by the least precise dtype that the
+#: model computes in: the roundings of some dozen layers, or of a few in half precision.
+AGREEMENT = {"float64": 1e-10, "float32": 1e-4, "float16": 2e-2, "bfloat16": 0.1}
+
+
+#: What is said of a model whose outputs cannot be compared with anything.
+NOT_FINITE = (
+    "for some of the samples that it is compared on (of both signs, positive, between 0 and 1, "
+    "above 1), but gives NaN or infinite ones for all"
+)
 
 
 class Change(NamedTuple):
@@ -56,27 +68,71 @@ class Change(NamedTuple):
 Holds = Callable[[str, str], bool]
 
 
-def probe_samples(network: Network) -> NDArray[Any]:
+def agreement(dtypes: Iterable[Any]) -> float:
+    """Return the largest difference of two results that were computed in these dtypes."""
+    return max(AGREEMENT.get(str(one).removeprefix("torch."), 0.0) for one in dtypes)
+
+
+def random_samples(shape: Shape) -> Iterator[NDArray[np.float64]]:
+    """Yield random samples of several kinds, for models that take no numbers of some of them.
+
+    They are of both signs, positive, between 0 and 1, above 1: what logarithms and roots take.
+    """
+    normal = np.random.default_rng(0).standard_normal((PROBES, *shape))
+    yield normal.copy()
+    yield np.abs(normal)
+    yield 1 / (1 + np.exp(-normal))
+    yield 1 + np.abs(normal)
+
+
+def probe_samples(network: Network, dtypes: Mapping[int, str] | None = None) -> NDArray[Any]:
     """Return random samples for a network, in the dtype of its weights.
 
-    What an operation looks up in a table is whole numbers.
+    What an operation looks up in a table is whole numbers. If possible, the outputs are finite.
+
+    Parameters
+    ----------
+    network : Network
+    dtypes : mapping of int to str, optional
+        Of the model's inputs that take no float32 or float64, by their place. The samples are
+        numbers that such an input has.
     """
     assert network.input_shape is not None
-    rng = np.random.default_rng(0)
-    samples = rng.standard_normal((PROBES, *network.input_shape))
-    for name, columns in _inputs(network).items():
-        n_rows = table_rows(network, name)
-        if n_rows:
-            part = samples[:, columns]
-            part[:] = rng.integers(0, n_rows, part.shape)
-            part[0].flat[0] = 0  # What models like to treat as padding.
-    return samples.astype(network.dtype)
+    first = None
+    for drawn in random_samples(network.input_shape):
+        rng = np.random.default_rng(1)
+        for place, (name, columns) in _inputs(network).items():
+            part, n_rows = drawn[:, columns], table_rows(network, name)
+            if n_rows:
+                part[:] = rng.integers(0, n_rows, part.shape)
+                part[0].flat[0] = 0  # What models like to treat as padding.
+            elif dtypes and place in dtypes:
+                part[:] = _of_dtype(part, dtypes[place], rng)
+        samples = drawn.astype(network.dtype)
+        first = samples if first is None else first
+        with np.errstate(all="ignore"):
+            if np.isfinite(network(samples)).all():
+                return samples
+    assert first is not None
+    return first
 
 
-def _inputs(network: Network) -> dict[str, slice]:
-    """Return the names of the network's inputs, and where they stand in its rows."""
-    parts = {op.name: op.columns for op in network.operations if isinstance(op, Part)}
-    return parts or {INPUT: slice(None)}
+def _of_dtype(part: NDArray[Any], dtype: str, rng: np.random.Generator) -> NDArray[Any]:
+    """Return numbers that an input of a dtype takes: small whole ones, or rounded ones."""
+    if dtype == "bool":
+        return rng.integers(0, 2, part.shape)
+    if "int" in dtype:
+        return rng.integers(0, 128, part.shape)
+    # bfloat16 has 8 binary digits, float16 has 11.
+    mantissa, exponent = np.frexp(part)
+    digits = 8 if dtype == "bfloat16" else 11
+    return np.ldexp(np.round(np.ldexp(mantissa, digits)), exponent - digits)
+
+
+def _inputs(network: Network) -> dict[int, tuple[str, slice]]:
+    """Return the names of the network's inputs, and where they stand in its rows, by place."""
+    parts = {op.index: (op.name, op.columns) for op in network.operations if isinstance(op, Part)}
+    return parts or {0: (INPUT, slice(None))}
 
 
 def table_rows(network: Network, name: str) -> int:
@@ -95,8 +151,27 @@ def table_rows(network: Network, name: str) -> int:
     return min(filter(None, found), default=0)
 
 
+def difference(a: NDArray[Any], b: NDArray[Any]) -> tuple[float, float]:
+    """Return the largest difference of two arrays, and the largest finite entry of the second.
+
+    NaN and infinities at the same places are the same, elsewhere infinitely different.
+    """
+    if a.shape != b.shape:
+        return math.inf, 0.0
+    a, b = a.astype(np.float64), b.astype(np.float64)
+    finite = np.isfinite(a) & np.isfinite(b)
+    if not np.array_equal(a[~finite], b[~finite], equal_nan=True):
+        return math.inf, 0.0
+    scale = float(np.max(np.abs(b[finite]), initial=0.0))
+    return float(np.max(np.abs(a[finite] - b[finite]), initial=0.0)), scale
+
+
 def check_agreement(
-    what: str, outputs: NDArray[Any], network: Network, samples: NDArray[Any]
+    what: str,
+    outputs: NDArray[Any],
+    network: Network,
+    samples: NDArray[Any],
+    dtypes: Iterable[Any] = (),
 ) -> None:
     """Raise unless a model's outputs are the network's.
 
@@ -109,18 +184,22 @@ def check_agreement(
     network : Network
     samples : ndarray
         See :func:`probe_samples`.
+    dtypes : iterable, optional
+        That the model computes in, beside the network's own.
     """
-    expected = network(samples)
+    with np.errstate(all="ignore"):
+        expected = network(samples)
     if outputs.shape != expected.shape:
         raise ProblemError(
             f"{what} must give outputs of shape {expected.shape}, but gave {outputs.shape}"
         )
-    difference = float(np.max(np.abs(outputs - expected)))
-    scale = float(np.max(np.abs(expected)))
-    if not difference <= AGREEMENT[network.dtype] * scale:
+    if not (np.isfinite(expected) | np.isfinite(outputs)).any():
+        raise ProblemError(f"{what} must give finite outputs {NOT_FINITE}")
+    apart, scale = difference(outputs, expected)
+    if not apart <= agreement([network.dtype, *dtypes]) * scale:
         raise ProblemError(
             f"{what} must compute what the network does, but on the same inputs the outputs differ "
-            f"by {difference:.3g} of {scale:.3g}: the network is another one's, or something else "
+            f"by {apart:.3g} of {scale:.3g}: the network is another one's, or something else "
             f"than its layers, such as a hook, changes what the {what} computes"
         )
 

@@ -18,6 +18,7 @@ import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
+from ..checks import as_array, refuse_masked
 from ..exceptions import ProblemError
 from ..network import Activate, Dense, Network, Operation, Softmax
 
@@ -29,13 +30,23 @@ ACTIVATION_NAMES = {"relu": "relu", "tanh": "tanh", "logistic": "sigmoid", "iden
 PROBES, AGREEMENT = 32, {np.dtype(np.float64): 1e-10, np.dtype(np.float32): 1e-4}
 
 
+#: Where estimators that hold others keep a fitted one.
+INSIDE = ("best_estimator_", "regressor_", "estimators_", "estimator_")
+
+_LOGARITHM = (
+    ' (loss="poisson"): read a copy.copy(estimator) whose out_activation_ is "identity", which '
+    'predicts the logarithm, and set it to "exp" again in what to_sklearn returns'
+)
+
+
 def from_sklearn(estimator: Any) -> Network:
     """Return the network of a fitted multilayer perceptron.
 
     Parameters
     ----------
     estimator : MLPClassifier, MLPRegressor, or a Pipeline that ends in one
-        Fitted. Of a pipeline this is the last step; :func:`calibration_inputs` applies the others.
+        Fitted. Of a pipeline this is the last step (in a pipeline inside it, of that one);
+        :func:`calibration_inputs` applies the others.
 
     Returns
     -------
@@ -72,7 +83,7 @@ def from_sklearn(estimator: Any) -> Network:
         if kind not in ACTIVATION_NAMES:
             raise ProblemError(
                 f"estimator must have an activation among {[*ACTIVATION_NAMES, 'softmax']}, "
-                f"but layer {number} has {kind!r}"
+                f"but layer {number} has {kind!r}{_LOGARITHM if kind == 'exp' else ''}"
             )
         name = ACTIVATION_NAMES[kind]
         if name is not None:
@@ -92,11 +103,21 @@ def calibration_inputs(estimator: Any, X: Any) -> NDArray[Any]:
     Returns
     -------
     ndarray of shape (n_samples, n_inputs)
+
+    Raises
+    ------
+    ProblemError
+        If a step does not take the samples, if they have other columns than those of the fit (or
+        the same in another order), masked entries, or columns that hold no numbers.
     """
     mlp = _perceptron(estimator)
-    if mlp is not estimator:
-        X = estimator[:-1].transform(X)
-    return np.asarray(X.toarray() if sp.issparse(X) else X)
+    refuse_masked("X", X)
+    while hasattr(estimator, "steps"):
+        if len(estimator.steps) > 1:
+            X = _transformed(estimator[:-1], X)
+        estimator = estimator.steps[-1][1]
+    _check_columns(mlp, X)
+    return as_array("X", X.toarray() if sp.issparse(X) else X)
 
 
 def to_sklearn(estimator: Any, network: Network, *, sparse: bool = False) -> Any:
@@ -110,7 +131,8 @@ def to_sklearn(estimator: Any, network: Network, *, sparse: bool = False) -> Any
         With layers of the same shapes.
     sparse : bool
         Store the weights as ``scipy.sparse.csr_array``: smaller, and faster for many zeros. Such an
-        estimator predicts, but cannot be fitted further.
+        estimator predicts, but cannot be fitted further; its weights are made dense again by
+        ``to_sklearn(pruned, from_sklearn(pruned))``.
 
     Returns
     -------
@@ -140,40 +162,85 @@ def to_sklearn(estimator: Any, network: Network, *, sparse: bool = False) -> Any
     found = [layer.W.shape for layer in network.layers]
     if shapes != found:
         raise ProblemError(f"network must have layers of shapes {shapes}, but has {found}")
-    result = copy.copy(estimator)
     mlp = copy.copy(old)
-    if mlp is not result and hasattr(result, "steps"):
-        result.steps = [*estimator.steps[:-1], (estimator.steps[-1][0], mlp)]
-    else:
-        result = mlp
     weights = [np.array(layer.W) for layer in network.layers]
     mlp.coefs_ = [sp.csr_array(W) for W in weights] if sparse else weights
     mlp.intercepts_ = [
         np.zeros(layer.n_outputs, layer.W.dtype) if layer.b is None else np.array(layer.b)
         for layer in network.layers
     ]
-    if hasattr(mlp, "_optimizer"):
-        del mlp._optimizer
+    mlp.__dict__.pop("_optimizer", None)
+    if hasattr(mlp, "_best_coefs"):
+        # What early stopping goes back to: the trained weights, as large as those that were pruned.
+        mlp._best_coefs, mlp._best_intercepts = mlp.coefs_, mlp.intercepts_
     _check_predictions(mlp, network)
+    return _with_perceptron(estimator, mlp)
+
+
+def _with_perceptron(estimator: Any, mlp: Any) -> Any:
+    """Return a copy of an estimator that ends in this perceptron."""
+    if not hasattr(estimator, "steps"):
+        return mlp
+    result = copy.copy(estimator)
+    name, last = estimator.steps[-1]
+    result.steps = [*estimator.steps[:-1], (name, _with_perceptron(last, mlp))]
     return result
 
 
 def _perceptron(estimator: Any) -> Any:
-    """Return the fitted perceptron: the estimator itself, or a pipeline's last step."""
-    mlp = estimator.steps[-1][1] if hasattr(estimator, "steps") else estimator
+    """Return the fitted perceptron: the estimator itself, or the last step of pipelines."""
+    mlp = estimator
+    while hasattr(mlp, "steps"):
+        mlp = mlp.steps[-1][1]
     if not (hasattr(mlp, "hidden_layer_sizes") and hasattr(mlp, "activation")):
-        search = "; give its best_estimator_" if hasattr(mlp, "best_estimator_") else ""
+        inside = next((name for name in INSIDE if hasattr(mlp, name)), "")
+        remedy = f"; give its {inside}, and put what to_sklearn returns back there"
         raise ProblemError(
             "estimator must be an MLPClassifier, an MLPRegressor, or a Pipeline that ends in one, "
-            f"but was {type(mlp).__name__}{search}"
+            f"but was {type(mlp).__name__}{remedy if inside else ''}"
         )
     if not hasattr(mlp, "coefs_"):
         raise ProblemError(f"estimator must be fitted, but this {type(mlp).__name__} is not")
     return mlp
 
 
+def _transformed(steps: Any, X: Any) -> Any:
+    """Return what the steps of a pipeline make of samples."""
+    try:
+        return steps.transform(X)
+    except Exception as error:
+        # The steps are anyone's code.
+        raise ProblemError(
+            "X must be samples as the steps of the pipeline take them, but they raise "
+            f"{type(error).__name__}: {' '.join(str(error).split())}"
+        ) from error
+
+
+def _check_columns(mlp: Any, X: Any) -> None:
+    """Raise if samples have other columns than the perceptron was fitted with."""
+    shape: Any = getattr(X, "shape", ())
+    columns = getattr(X, "columns", None)
+    if len(shape) == 2 and shape[1] != mlp.n_features_in_:
+        raise ProblemError(f"X must have {mlp.n_features_in_} columns, but has {shape[1]}")
+    names = getattr(mlp, "feature_names_in_", None)
+    if names is None or columns is None or [*names] == [*columns]:
+        return
+    if {*names} == {*columns}:
+        raise ProblemError(
+            "X must have its columns in the order of the fit, but has them in another one; "
+            "X[list(estimator.feature_names_in_)] has it"
+        )
+    raise ProblemError(
+        f"X must have the columns that the estimator was fitted with, but {[*names]} became "
+        f"{[*columns]}; X.to_numpy() is taken by position"
+    )
+
+
 def _check_predictions(mlp: Any, network: Network) -> None:
     """Raise unless the estimator computes what the network does, on random inputs."""
+    mlp = copy.copy(mlp)
+    # The inputs have no names: scikit-learn would warn of that.
+    mlp.__dict__.pop("feature_names_in_", None)
     dtype = np.dtype(mlp.intercepts_[0].dtype)
     X = np.random.default_rng(0).standard_normal((PROBES, network.layers[0].W.shape[0]))
     X = X.astype(dtype)

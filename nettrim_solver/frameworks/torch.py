@@ -17,7 +17,6 @@ PyTorch itself is imported when a function is called.
 from __future__ import annotations
 
 import contextlib
-import copy
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from numbers import Integral
 from typing import Any
@@ -25,6 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .. import checks
 from ..checks import check_flag, check_integer
 from ..exceptions import NettrimError, ProblemError
 from ..network import Network
@@ -35,6 +35,7 @@ from .round_trip import changed_arrays, check_agreement, probe_samples
 from .torch_frozen import Recorded
 from .torch_graph import Traced, check_module, evaluating, trace
 from .torch_masks import KeptZeros, keep_zeros
+from .torch_opaque import copied
 from .torch_recorded import recorded
 from .torch_values import Inputs, as_array, example_inputs, import_torch, one_input
 
@@ -159,7 +160,7 @@ def to_torch(module: Any, network: Network, *, inplace: bool = False) -> Any:
     check_module(module)
     check_network(network)
     check_flag("inplace", inplace)
-    target = module if inplace else copy.deepcopy(module)
+    target = module if inplace else copied(module)
     try:
         traced, samples = _read_again(target, network)
     except NettrimError as error:
@@ -195,9 +196,10 @@ def calibration_batches(loader: Any, inputs: int | Sequence[int | str] = 1) -> I
 
     Parameters
     ----------
-    loader : iterable of tensor, or of (inputs, ...)
-        A ``DataLoader``, or anything that gives batches of tensors: alone, in a tuple or list, or
-        in a mapping. Half precision becomes float32.
+    loader : iterable of tensor or array, or of (inputs, ...)
+        A ``DataLoader``, or anything that gives batches of tensors or arrays: alone, in a tuple or
+        list, or in a mapping. Tensors may be on any device, half precision (which becomes float32),
+        sparse, or part of a gradient.
     inputs : int, or sequence of int or str
         How many entries of each batch, from the first one on, are inputs of the module; or their
         places or keys, in the order of the module's arguments. Several are joined, see
@@ -235,7 +237,7 @@ class _Batches:
         self.keys = keys
 
     def __iter__(self) -> Iterator[NDArray[Any]]:
-        batches = [self.loader] if hasattr(self.loader, "detach") else self.loader
+        batches = [self.loader] if hasattr(self.loader, "shape") else self.loader
         for number, batch in enumerate(batches):
             found = [_entry(batch, key, number) for key in self.keys]
             yield found[0] if len(found) == 1 else join_inputs(*found)
@@ -243,17 +245,20 @@ class _Batches:
 
 def _entry(batch: Any, key: int | str, number: int) -> NDArray[Any]:
     """Return one input of a batch as an array."""
-    entries: Any = (batch,) if hasattr(batch, "detach") else batch
+    entries: Any = (batch,) if hasattr(batch, "shape") else batch
     try:
         found = entries[key]
     except (LookupError, TypeError):
         found = None
-    if not hasattr(found, "detach"):
+    if not hasattr(found, "shape"):
+        keys = f"; its keys are {[*batch]}" if isinstance(batch, Mapping) else ""
         raise ProblemError(
             f"batch {number} of the loader must be a tensor, or begin with one, or hold those that "
-            f"inputs= names, but was {type(batch).__name__} without a tensor {key!r}"
+            f"inputs= names, but was {type(batch).__name__} without a tensor {key!r}{keys}"
         )
-    return as_array(found)
+    if hasattr(found, "detach"):
+        return as_array(found)
+    return checks.as_array(f"batch {number} of the loader", found)
 
 
 # Writing -----------------------------------------------------------------------------------------
@@ -301,17 +306,19 @@ def _check_outputs(
     """Raise unless the module computes what the network does, on given or random samples."""
     torch = import_torch()
     X = probe_samples(network) if samples is None else samples
-    devices = {one.device.type for one in [*module.parameters(), *module.buffers()]}
+    held = [*module.parameters(), *module.buffers()]
+    dtypes = {one.dtype for one in held if one.is_floating_point()}
     with contextlib.ExitStack() as stack:
         # Graphics cards may multiply with fewer digits than their dtype has.
-        if devices - {"cpu"}:
-            module = copy.deepcopy(module).cpu()
+        if {one.device.type for one in held} - {"cpu"}:
+            module = copied(module, cpu=True)
         stack.enter_context(evaluating(module))
         stack.enter_context(torch.no_grad())
         dtype = getattr(torch, str(network.dtype))
         tensors = inputs.tensors(X, dtype)
         try:
-            outputs = module(*tensors).numpy()
-        except (RuntimeError, ValueError, TypeError, IndexError) as error:
+            outputs = as_array(module(*tensors))
+        except Exception as error:
+            # Whatever the module's own code raises.
             raise ProblemError(inputs.refused(error)) from None
-    check_agreement("module", outputs, network, X)
+    check_agreement("module", outputs, network, X, dtypes)

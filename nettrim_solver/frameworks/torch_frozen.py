@@ -21,7 +21,7 @@ from ..network import Operation
 from ..network.operations import Shape
 from .torch_graph import kind_of
 from .torch_opaque import Evaluated
-from .torch_values import Inputs, import_torch
+from .torch_values import Inputs, as_array, import_torch
 
 #: The classes of layers, with the axes of their input in PyTorch; a linear one takes any number.
 AXES = {"Linear": None, "Conv1d": 3, "Conv2d": 4}
@@ -105,7 +105,7 @@ class Frozen(Evaluated):
     places : tuple of Place
         In the order in which they are called.
     left : dict of str to str
-        Names of the layers that stay in the copy, each with the reason.
+        Names of the parts whose weights stay in the copy, each with the reason.
     opaque : frozenset of str
         Names of the parts that were to be left.
     inputs : Inputs
@@ -133,6 +133,12 @@ class Frozen(Evaluated):
     def freeze(self, places: Iterable[Place], left: Mapping[str, str]) -> None:
         """Take the weights out of the layers that the network has."""
         self.places, self.left = tuple(places), dict(left)
+        pruned = {place.part for place in self.places}
+        self.unpruned = {name: n for name, n in self.unpruned.items() if name not in pruned}
+        parts = dict(self._part.named_modules())
+        for name in {*self.unpruned} - {*left}:
+            kind = type(parts[name]).__name__ if name in parts else "Parameter"
+            self.left[name] = f"{kind} is not among the layers that are pruned: {', '.join(AXES)}"
         torch = import_torch()
         for place in self.places:
             part = self._part.get_submodule(place.part)
@@ -160,7 +166,7 @@ class Frozen(Evaluated):
 
         def answer(name: str, input: Any) -> Any:
             part = self._part.get_submodule(name)
-            entering = input.detach().numpy().copy()
+            entering = as_array(input).copy()
             output = type(part).forward(part, input)
             calls.append((name, entering, tuple(output.shape)))
             return output
@@ -208,7 +214,7 @@ class Frozen(Evaluated):
                 "a recorded module must call its layers once each and in one order for all "
                 f"samples, but {complaint}"
             )
-        found = np.array(output.detach().numpy())
+        found = np.array(as_array(output))
         if len(answers) == len(expected):
             return found
         place = self.places[len(answers)]
@@ -266,6 +272,11 @@ class Recorded(Operation):
     def left(self) -> dict[str, str]:
         """Names of layers that are not pruned, each with the reason."""
         return dict(self.frozen.left)
+
+    @property
+    def unpruned(self) -> dict[str, tuple[int, int]]:
+        """Weights that stay in the module, by the part that has them."""
+        return dict(self.frozen.unpruned)
 
     def _output_shape(self, *shapes: Shape) -> Shape:
         if shapes != self.takes:

@@ -33,7 +33,7 @@ ARITHMETIC = {
     "add": "+", "iadd": "+", "sub": "-", "isub": "-", "mul": "*", "imul": "*",
     "truediv": "/", "itruediv": "/", "div": "/", "neg": "neg",
 }  # fmt: skip
-UNCHANGED = ("contiguous", "clone", "_assert")
+UNCHANGED = ("contiguous", "clone", "float", "_assert")
 
 
 @dataclass(frozen=True)
@@ -83,6 +83,31 @@ def kind_of(module: Any) -> str:
             same = type(module).forward is getattr(cls, "forward", None)
             return str(cls.__name__ if same else type(module).__name__)
     return type(module).__name__
+
+
+def plain_remedy(part: Any) -> str:
+    """Return how weights that are computed of other parameters become parameters; "" if they are.
+
+    They are computed anew in every forward, which would overwrite pruned ones.
+    """
+    tensor = import_torch().Tensor
+    for name in ("weight", "bias"):
+        if name in part._parameters or name in part._buffers:
+            continue
+        if not isinstance(getattr(part, name, None), tensor):
+            continue
+        if getattr(part, "parametrizations", None):
+            call = f"torch.nn.utils.parametrize.remove_parametrizations(part, {name!r})"
+        elif f"{name}_mask" in part._buffers:
+            call = f"torch.nn.utils.prune.remove(part, {name!r})"
+        elif f"{name}_g" in part._parameters:
+            call = f"torch.nn.utils.remove_weight_norm(part, {name!r})"
+        elif f"{name}_orig" in part._parameters:
+            call = f"torch.nn.utils.remove_spectral_norm(part, {name!r})"
+        else:
+            return f"{name} is an attribute, not a torch.nn.Parameter"
+        return f"first call {call}"
+    return ""
 
 
 def is_known(module: Any) -> bool:
@@ -144,8 +169,17 @@ def _graph(root: Any, opaque: frozenset[str]) -> Any:
         where = f" (in {blamed[0]!r})" if blamed else ""
         raise UnsupportedError(
             f"module {type(root).__name__} must have a forward that torch.fx can trace, without "
-            f"decisions on the data; it says{where}: {first_line(error)}{_remedy(*blamed[:1])}"
+            f"decisions on the data; it says{where}: {first_line(error)}{_wrapped(root)}"
+            f"{_remedy(*blamed[:1])}"
         ) from None
+
+
+def _wrapped(module: Any) -> str:
+    """Return how to get at what ``DataParallel`` and its like hold."""
+    inner = getattr(module, "module", None)
+    if not isinstance(inner, import_torch().nn.Module):
+        return ""
+    return f"; give what {type(module).__name__} holds, module.module"
 
 
 def _remedy(name: str = "") -> str:
@@ -269,13 +303,9 @@ class _Reading(Building):
         name = str(node.target)
         if name in self.opaque:
             return self._opaque(node, part, name, signal)
-        if getattr(part, "parametrizations", None) or any(
-            f"{tensor}_orig" in part._parameters for tensor in ("weight", "bias")
-        ):
-            raise UnsupportedError(
-                "its weights must be plain parameters: call torch.nn.utils.prune.remove or "
-                "torch.nn.utils.parametrize.remove_parametrizations first"
-            )
+        computed_from = plain_remedy(part)
+        if computed_from:
+            raise UnsupportedError(f"its weights must be plain parameters: {computed_from}")
         if not is_known(part):
             raise UnsupportedError(f"it is not supported; supported are {supported()}")
         if kind not in WEIGHTED:

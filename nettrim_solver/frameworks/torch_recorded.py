@@ -14,17 +14,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..exceptions import UnsupportedError
+from ..exceptions import ProblemError, UnsupportedError
 from ..network import Dense, Network, Operation
 from ..network.layers import Layer
 from ..network.operations import Shape
 from ..network.wiring import INPUT
 from .opaque import opaque_names
-from .round_trip import AGREEMENT, PROBES
+from .round_trip import NOT_FINITE, agreement, difference, random_samples
 from .torch_frozen import AXES, Frozen, Place, Record, Recorded
-from .torch_graph import Traced, check_module, kind_of, rooted
+from .torch_graph import Traced, check_module, kind_of, plain_remedy, rooted
 from .torch_operations import convolution, linear, on_tokens
-from .torch_values import Inputs, import_torch
+from .torch_values import Inputs, as_array, import_torch
 
 
 def recorded(
@@ -52,11 +52,17 @@ def recorded(
     left_alone = opaque_names(opaque, parts)
     layers, left = _candidates(root, parts, left_alone)
     dtype = np.result_type(*(layer.W for layer in layers.values())) if layers else np.dtype("f")
-    samples = example
-    if samples is None:
-        samples = np.random.default_rng(0).standard_normal((PROBES, *inputs.shape)).astype(dtype)
-    frozen = Frozen(root, left_alone, inputs, samples)
-    batch, single = frozen.record(samples, layers), frozen.record(samples[:1], layers)
+    drawn = (one.astype(dtype) for one in random_samples(inputs.shape))
+    kinds = drawn if example is None else iter([example])
+    frozen = Frozen(root, left_alone, inputs, next(kinds))
+    batch = frozen.record(frozen.example, layers)
+    for samples in kinds:
+        if bool(batch.output.isfinite().all()):
+            break
+        frozen.example = samples
+        batch = frozen.record(samples, layers)
+    samples = frozen.example
+    single = frozen.record(samples[:1], layers)
     _check_output(batch.output, single.output, len(samples))
     places = []
     for name in dict.fromkeys([*batch.names(), *layers]):
@@ -94,14 +100,15 @@ def _candidates(
         counts[id(tensor)] = counts.get(id(tensor), 0) + 1
     layers: dict[str, Layer] = {}
     left: dict[str, str] = {}
+    errors: list[Exception] = []
     for name, part in parts.items():
         if not isinstance(part, (nn.Linear, nn.Conv1d, nn.Conv2d)):
             continue
         tensors = [one for one in part._parameters.values() if one is not None]
         if any(name == one or name.startswith(f"{one}.") for one in opaque):
             left[name] = "it is left to PyTorch, by opaque"
-        elif "weight" not in part._parameters:
-            left[name] = "its weights are no plain parameters"
+        elif plain_remedy(part):
+            left[name] = f"its weights are no plain parameters; {plain_remedy(part)}"
         elif kind_of(part) not in AXES or "forward" in part.__dict__:
             left[name] = f"its class {type(part).__name__} may compute something else"
         elif any(counts[id(one)] > 1 for one in tensors):
@@ -109,8 +116,11 @@ def _candidates(
         else:
             try:
                 layers[name] = _layer(part)
-            except UnsupportedError as error:
+            except (ProblemError, UnsupportedError) as error:
                 left[name] = str(error)
+                errors.append(error)
+    if not layers and errors and isinstance(errors[0], ProblemError):
+        raise errors[0]
     return layers, left
 
 
@@ -119,11 +129,16 @@ def _layer(part: Any) -> Layer:
 
 
 def _check_output(batch: Any, single: Any, n_samples: int) -> None:
-    """Raise unless a module computes every sample by itself."""
+    """Raise unless a module computes every sample by itself, and numbers."""
+    if not bool(batch.isfinite().any()):
+        raise UnsupportedError(
+            f"module must give finite outputs {NOT_FINITE}; example=, a batch of real samples, "
+            "takes their place"
+        )
     if (
         batch.ndim < 2
         or len(batch) != n_samples
-        or not _first_rows(batch.numpy(), single.numpy(), 1)
+        or not _first_rows(as_array(batch), as_array(single), 1)
     ):
         raise UnsupportedError(
             "module must give one row per sample, and compute each by itself, but gives "
@@ -135,8 +150,8 @@ def _first_rows(batch: NDArray[Any], single: NDArray[Any], rows: int) -> bool:
     """Return whether the first rows of a batch are those of its first sample alone."""
     if single.shape != (rows, *batch.shape[1:]):
         return False
-    size = float(np.abs(single).max(initial=0.0))
-    return np.allclose(batch[:rows], single, rtol=0, atol=AGREEMENT[single.dtype] * size)
+    apart, size = difference(batch[:rows], single)
+    return apart <= agreement([single.dtype]) * size
 
 
 def _place(name: str, kind: str, batch: Record, single: Record, n_samples: int) -> Place:

@@ -161,9 +161,13 @@ def example_inputs(example: Any) -> tuple[Inputs, NDArray[Any]]:
 
 
 def as_array(tensor: Any) -> NDArray[Any]:
-    """Return a tensor on any device as an array; half precision becomes float32."""
-    half = str(tensor.dtype) in ("torch.float16", "torch.bfloat16")
-    return np.asarray((tensor.float() if half else tensor).detach().cpu().numpy())
+    """Return a tensor of any kind as an array; half precision becomes float32."""
+    try:
+        dense = tensor.detach().dequantize() if tensor.is_quantized else tensor.detach().to_dense()
+        narrow = dense.is_floating_point() and dense.dtype.itemsize < 4
+        return np.asarray((dense.float() if narrow else dense).cpu().resolve_neg().numpy())
+    except (RuntimeError, TypeError, NotImplementedError) as error:
+        raise ProblemError(f"a tensor must become an array: {first_line(error)}") from None
 
 
 def computed(target: Any, name: str, args: list[Any], kwargs: Mapping[str, Any]) -> Any:

@@ -1,9 +1,8 @@
 r"""Gradients of a function of a network's output with respect to its weights.
 
 The walk through the network is taken backwards: an operation that gave y from x passes the gradient
-with respect to y on as that with respect to x, its Jacobian transposed times it. Activations are
-differentiated numerically, so that every function that maps numbers to numbers will do: exactly on
-the pieces of a ReLU, to about 1e-9 where they are smooth.
+with respect to y on as that with respect to x, its Jacobian transposed times it. Clipped lines such
+as ReLU have exact slopes; other activations are differentiated numerically, to about 1e-9.
 """
 
 from __future__ import annotations
@@ -14,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..activations import ClippedReLU, HardSigmoid, HardTanh, Identity, ReLU, ReLU6
 from ..exceptions import UnsupportedError
 from .gathering import Concatenate, Embedding, Part
 from .graph import Network, Step
@@ -36,6 +36,9 @@ Array = NDArray[Any]
 
 #: Half the step of a numerical derivative, relative to the larger of 1 and the number.
 STEP = 1e-5
+
+#: Activations that are a line, clipped at the ends of their range: their slope is exact.
+CLIPPED_LINES = (ClippedReLU, HardSigmoid, HardTanh, Identity, ReLU, ReLU6)
 
 #: Operations whose gradient is known.
 KNOWN = (
@@ -154,11 +157,20 @@ def pull_back(
 
 
 def slope(op: Activate, signal: Array) -> Array:
-    """Return the derivative of an activation, by central differences in float64."""
+    """Return the derivative of an activation, in the dtype of the signal.
+
+    Exact for ReLU and its relatives; by central differences in float64 for all others.
+    """
+    function = op.function
+    if isinstance(function, CLIPPED_LINES):
+        least, greatest = function.range
+        Z = function.slope * signal + function.offset
+        inside = ((Z > least) & (Z < greatest)).astype(signal.dtype)
+        return inside * signal.dtype.type(function.slope)
     Z = signal.astype(np.float64)
     step = STEP * np.maximum(1.0, np.abs(Z))
     ends = [op.apply(Z + step), op.apply(Z - step)]
-    return np.asarray((ends[0] - ends[1]) / (2.0 * step))
+    return np.asarray((ends[0] - ends[1]) / (2.0 * step)).astype(signal.dtype, copy=False)
 
 
 def _of_weights(layer: Layer, X: Array, gradient: Array) -> tuple[Array, Array]:
@@ -226,7 +238,8 @@ def _scattered(window: Window, images: Array, shape: tuple[int, ...], piece: Any
     """Return the sum of what each tap of the kernel gives back to the pixels that it saw."""
     top, left, _, _ = window.padding
     height, width = images.shape[2:]
-    padded = np.zeros((*images.shape[:2], *window.padded_size((height, width))))
+    size = window.padded_size((height, width))
+    padded = np.zeros((*images.shape[:2], *size), dtype=images.dtype)
     for i, j in np.ndindex(*window.kernel):
         padded[_tap(window, shape, i, j)] += piece(i, j)
     return padded[:, :, top : top + height, left : left + width]

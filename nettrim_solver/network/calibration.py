@@ -20,7 +20,7 @@ import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
-from ..checks import check_integer
+from ..checks import as_array, check_integer, layout_remedy
 from ..exceptions import ProblemError
 from .gathering import Embedding
 from .graph import BATCH_SIZE, Network
@@ -93,18 +93,16 @@ class Calibration:
         check_integer("batch_size", batch_size, 1)
         self.batch_size = batch_size
         if isinstance(data, (str, bytes, os.PathLike, Mapping)) or sp.issparse(data):
+            remedy = "; give its toarray()" if sp.issparse(data) else ""
             raise ProblemError(
                 f"{WHAT} must be an array or an iterable of batches, but was "
-                f"a {type(data).__name__}"
+                f"a {type(data).__name__}{remedy}"
             )
         self._shape = None if network is None else network.input_shape
         self._dtype: np.dtype[Any] | None = None
         self._parts: list[NDArray[Any]] = []
         if _are_rows(data):
-            try:
-                data = np.array(data)
-            except ValueError as error:
-                raise ProblemError(f"{WHAT} must be an array of numbers: {error}") from None
+            data = as_array(WHAT, data)
         if hasattr(data, "shape"):
             self._parts = [self._checked(data, WHAT)]
         elif isinstance(data, (list, tuple)):
@@ -147,19 +145,22 @@ class Calibration:
     def _checked(self, given: Any, what: str) -> NDArray[Any]:
         """Return a batch as an array whose shape and dtype are those of the others."""
         pair = isinstance(given, (tuple, list)) and len(given) and hasattr(given[0], "shape")
-        try:
-            batch = np.asarray(given[0] if pair else given)
-        except (ValueError, TypeError, RuntimeError) as error:
-            # Ragged lists; tensors that are on a device, or that record gradients.
-            raise ProblemError(f"{what} must be an array of numbers: {error}") from None
+        if isinstance(given, Mapping):
+            raise ProblemError(
+                f"{what} must be an array, but was a {type(given).__name__}: "
+                f"calibration_batches(batches, inputs={[*given][:1]}) takes the inputs out of each"
+            )
+        batch = as_array(what, given[0] if pair else given)
         if batch.dtype.kind not in "fiub":
-            raise ProblemError(f"{what} must hold real numbers, but has dtype {batch.dtype}")
+            half = "; give it in float32" if "float" in batch.dtype.name else ""
+            raise ProblemError(f"{what} must hold real numbers, but has dtype {batch.dtype}{half}")
         if self._shape is None and batch.ndim > 1:
             self._shape = batch.shape[1:]
         if batch.shape[1:] != self._shape or batch.ndim < 2:
             wanted = "..." if self._shape is None else ", ".join(map(str, self._shape))
+            remedy = "" if self._shape is None else layout_remedy(batch.shape[1:], self._shape)
             raise ProblemError(
-                f"{what} must have shape (n_samples, {wanted}), but has shape {batch.shape}"
+                f"{what} must have shape (n_samples, {wanted}), but has shape {batch.shape}{remedy}"
             )
         if self._dtype is None:
             self._dtype = batch.dtype

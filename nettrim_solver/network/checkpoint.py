@@ -1,8 +1,9 @@
 """Finished layers on disk, so that no interruption loses them.
 
-A folder holds ``run.json``, the fingerprint of the run (sha256 of weights and calibration data, and
-the settings in words), and one ``.npz`` file per finished layer. All are written atomically: a
-run that is killed at any point leaves whole files, and the same call goes on behind them.
+A folder holds ``run.json``, the fingerprint of the run (sha256 of weights and calibration data, the
+settings in words, and the versions of what computes), and one ``.npz`` file per finished layer. All
+are written atomically: a run that is killed at any point leaves whole files, and the same call goes
+on behind them.
 """
 
 from __future__ import annotations
@@ -12,11 +13,13 @@ import hashlib
 import json
 import os
 import re
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
 
 from ..activations import Activation
@@ -79,7 +82,7 @@ class Checkpoint:
             known = old["format"] == FORMAT
         except FileNotFoundError:
             return
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise ProblemError(
                 f"checkpoint: {path} cannot be read ({error}); use another folder"
             ) from None
@@ -119,7 +122,7 @@ class Checkpoint:
             record = json.loads(str(arrays["record"][()]))
             same = str(arrays["fingerprint"][()]) == self.digest and record["name"] == name
             finished = arrays["W"], arrays.get("b"), record
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise ProblemError(f"checkpoint: {path} is not {WHAT} ({error}); delete it") from None
         if not same:
             raise ProblemError(f"checkpoint: {path} belongs to another run; delete it")
@@ -160,7 +163,8 @@ def fingerprint_parts(
 
     Threads, time limits, callbacks and held-out samples are no part of it: they change no weights
     of a finished layer, but for rounding with another number of threads. A pipeline counts with its
-    repr, or with its name if that holds an address.
+    repr, or with its name if that holds an address. Versions count, so that no network is made of
+    layers that two of them computed.
 
     Returns
     -------
@@ -169,6 +173,7 @@ def fingerprint_parts(
     parts = {
         "weights": hash_network(network),
         "calibration data": hash_data(data),
+        **versions(),
         **{name: in_words(value) for name, value in settings.items()},
     }
     others = {id(one): one for one in (choice.output_weights for choice in choices.values())}
@@ -179,6 +184,21 @@ def fingerprint_parts(
             value = getattr(choice, field.name)
             parts[f"{field.name} of layer {name!r}"] = hashed.get(id(value)) or in_words(value)
     return parts
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of this package, of numpy and scipy, and of the BLAS of each."""
+    package = sys.modules[__name__.partition(".")[0]]
+    found = {
+        "version of nettrim_solver": str(package.__version__),
+        "version of numpy": np.__version__,
+        "version of scipy": scipy.__version__,
+    }
+    for name, library in (("numpy", np), ("scipy", scipy)):
+        # What it was built with: the libraries that are loaded depend on what else was imported.
+        built = library.show_config(mode="dicts").get("Build Dependencies", {}).get("blas", {})
+        found[f"BLAS of {name}"] = f"{built.get('name')} {built.get('version')}"
+    return found
 
 
 def hash_network(network: Network) -> str:

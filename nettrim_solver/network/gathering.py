@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from ..checks import as_array
 from ..exceptions import ProblemError
 from .operations import Operation, Shape, frozen_array
 from .windows import integers
@@ -151,6 +152,11 @@ class Embedding(Operation):
             )
         self._set("table", table)
 
+    @property
+    def unpruned(self) -> dict[str, tuple[int, int]]:
+        """The entries of the table."""
+        return {self.name: count_zeros(self.table)}
+
     def _output_shape(self, *shapes: Shape) -> Shape:
         return (*shapes[0], self.table.shape[1])
 
@@ -167,6 +173,11 @@ class Embedding(Operation):
 
     def _details(self) -> str:
         return str(self.table.shape)
+
+
+def count_zeros(array: NDArray[Any]) -> tuple[int, int]:
+    """Return how many entries an array has, and how many of them are zero."""
+    return array.size, array.size - int(np.count_nonzero(array))
 
 
 def join_inputs(*inputs: Any) -> NDArray[Any]:
@@ -195,7 +206,7 @@ def join_inputs(*inputs: Any) -> NDArray[Any]:
     array([[1.  , 2.  , 0.5 ],
            [3.  , 4.  , 0.25]], dtype=float32)
     """
-    arrays = [_as_array(number, one) for number, one in enumerate(inputs)]
+    arrays = [as_array(f"inputs: number {number}", one) for number, one in enumerate(inputs)]
     for number, one in enumerate(arrays):
         if one.dtype.kind not in "fiub" or one.shape[:1] != arrays[0].shape[:1] or not one.shape:
             raise ProblemError(
@@ -215,16 +226,6 @@ def join_inputs(*inputs: Any) -> NDArray[Any]:
                 f"{MOST_EXACT} in float32"
             )
     return np.concatenate([one.astype(dtype, copy=False) for one in rows], axis=1)
-
-
-def _as_array(number: int, given: Any) -> NDArray[Any]:
-    try:
-        return np.asarray(given)
-    except (ValueError, TypeError, RuntimeError) as error:
-        # Ragged lists; tensors that are on a device, record gradients, or are half precision.
-        raise ProblemError(
-            f"inputs: number {number} must be an array of numbers: {error}"
-        ) from None
 
 
 def joined_shapes(operations: Iterable[Operation]) -> tuple[Shape, ...]:

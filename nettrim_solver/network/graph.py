@@ -12,7 +12,7 @@ import scipy.sparse as sp
 from numpy.typing import DTypeLike, NDArray
 
 from ..activations import Activation, Identity
-from ..checks import check_integer
+from ..checks import as_array, check_integer, layout_remedy
 from ..exceptions import ProblemError
 from ..problem_checks import numeric
 from .folding import fold_batch_norm
@@ -197,7 +197,7 @@ class Network:
         ProblemError
             If X holds no real numbers, or its samples have another shape than the network's input.
         """
-        raw = np.asarray(self._checked(X))
+        raw = as_array("X", self._checked(X))
         if raw.dtype.kind in "iub":
             return raw.astype(self.dtype)
         array = numeric("X", raw)
@@ -206,15 +206,16 @@ class Network:
     def _checked(self, X: Any) -> Any:
         """Return X as something with a shape, and the right one; a memory map is not read."""
         if sp.issparse(X):
-            raise ProblemError("X must be a dense array, but is scipy.sparse")
-        if not (hasattr(X, "dtype") and hasattr(X, "shape")):
-            X = numeric("X", X)
+            raise ProblemError("X must be a dense array, but is scipy.sparse; give X.toarray()")
+        if hasattr(X, "detach") or not (hasattr(X, "dtype") and hasattr(X, "shape")):
+            X = as_array("X", X)
         shape = tuple(X.shape)
         if len(shape) < 2:
             raise ProblemError(f"X must have shape (n_samples, ...), but has {shape}")
         if self.input_shape is not None and shape[1:] != self.input_shape:
+            remedy = layout_remedy(shape[1:], self.input_shape)
             raise ProblemError(
-                f"X must hold samples of shape {self.input_shape}, but has shape {shape}"
+                f"X must hold samples of shape {self.input_shape}, but has shape {shape}{remedy}"
             )
         return X
 
@@ -392,8 +393,20 @@ class Network:
             f"{self.nnz} of {self.n_weights} weights)"
         )
 
+    @property
+    def unpruned(self) -> dict[str, tuple[int, int]]:
+        """Weights that are in no layer, by name: how many, and how many of them are zero.
+
+        Embeddings, and what is inside parts that a framework computes, such as recurrent layers.
+        ``sparsity`` does not count them.
+        """
+        return {name: sizes for op in self.operations for name, sizes in op.unpruned.items()}
+
     def summary(self) -> str:
-        """Return a table with a line per operation: name, kind, inputs, shapes, weights, zeros."""
+        """Return a table with a line per operation: name, kind, inputs, shapes, weights, zeros.
+
+        Weights that are in no layer follow behind the total, and the total with them.
+        """
         rows = [("name", "kind", "inputs", "output", "weights", "zeros %")]
         for op in self.operations:
             shape = "?" if self.shapes is None else _product(self.shapes[op.name])
@@ -406,6 +419,12 @@ class Network:
             rows.append((op.name, op.kind, inputs, shape, weights, zeros))
         total = ("total", "", "", "", str(self.n_weights), f"{100 * self.sparsity:.1f}")
         rows.append(total)
+        if self.unpruned:
+            sizes = [(self.n_weights, self.n_weights - self.nnz), *self.unpruned.values()]
+            whole, zeros = (sum(column) for column in zip(*sizes, strict=True))
+            for name, (size, zero) in self.unpruned.items():
+                rows.append((name, "not pruned", "", "", str(size), f"{100 * zero / size:.1f}"))
+            rows.append(("with these", "", "", "", str(whole), f"{100 * zeros / whole:.1f}"))
         widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
         return "\n".join(
             "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()

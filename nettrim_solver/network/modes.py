@@ -20,19 +20,19 @@ from typing import Any
 import numpy as np
 
 from ..exceptions import ProblemError, SettingsError
-from ..pipeline import Pipeline
+from ..pipeline import Pipeline, as_pipeline
 from ..solvers import Progress
 from ..status import Status
 from .adjoint import check_differentiable
 from .calibration import Calibration, Folder, LayerSignals, collect
 from .checkpoint import Checkpoint, fingerprint_parts
 from .choices import PROXY, Execution, LayerSettings, proxy, resolve
+from .distillation import Distillation, DistillationSettings
 from .downstream import before_softmax, output_weights
 from .graph import Network
 from .layers import Layer
 from .outcome import assemble, untouched, with_answers, with_refit
-from .output_refit import OutputFit
-from .progress import Ended, LayerProgress
+from .progress import Ended, LayerProgress, timed
 from .recipe import Recipe
 from .result import LayerReport, PruningResult
 from .stages import stage_of
@@ -45,6 +45,9 @@ from .tasks import (
     judge_group,
 )
 from .warmup import warm_up
+
+#: Least share of the run between two reports of the refit.
+REPORTED = 0.005
 
 
 @dataclass
@@ -71,6 +74,9 @@ class Run:
     started: float = field(default_factory=lambda: time.perf_counter())
     callback_error: Exception | None = None
     wants_to_stop: bool = False
+    seconds_by_stage: dict[str, float] = field(default_factory=dict)
+    #: Estimated share of the work that is done.
+    fraction: float = 0.0
 
     @classmethod
     def of(
@@ -106,13 +112,9 @@ class Run:
         recipe = self.recipe
         passes = {"passes": recipe.n_passes} if recipe.n_passes else {}
         parts = fingerprint_parts(
-            self.original,
-            self.data,
-            self.choices,
-            mode=recipe.mode,
-            seed=self.execution.seed,
+            self.original, self.data, self.choices, mode=recipe.mode, seed=self.execution.seed,
             **passes,
-        )
+        )  # fmt: skip
         self.checkpoint = Checkpoint(folder, parts)
 
     def warm_up(self) -> None:
@@ -127,10 +129,35 @@ class Run:
 
     def prune(self) -> PruningResult:
         """Prune the layers, and measure what has become of the network."""
-        stopped = self.look_ahead() or _walk(self)
+        with timed(self.seconds_by_stage, "pass"):
+            stopped = self.look_ahead()
+        if stopped is None:
+            with timed(self.seconds_by_stage, self.stage):
+                stopped = _walk(self)
         if stopped is None and self.recipe.n_refit_steps:
-            stopped = _refit(self)
-        return self.result(stopped)
+            with timed(self.seconds_by_stage, "refit"):
+                stopped = _refit(self)
+        with timed(self.seconds_by_stage, "evaluation"):
+            result = self.result(stopped)
+        return replace(result, seconds_by_stage=self.seconds_by_stage, seconds=self.elapsed())
+
+    @property
+    def work(self) -> dict[str, float]:
+        """Estimated work of the stages, in prunings of all layers by the proxy."""
+        steps = {self.choices[name].steps for name in self.to_prune}
+        convex = any("admm" in repr(one) or "reweight" in repr(one) for one in steps)
+        quick = steps == {as_pipeline(PROXY)}
+        return {
+            "pass": float(self.recipe.n_passes),
+            "final": 1.0 if quick else 20.0 if convex else 5.0,
+            "refit": self.recipe.n_refit_steps / 20,
+        }
+
+    def advance(self, stage: str, share: float) -> None:
+        """Note that a share of the work of a stage is done."""
+        work = self.work
+        before = sum(list(work.values())[: list(work).index(stage)])
+        self.fraction = (before + share * work[stage]) / sum(work.values())
 
     def check_passes(self) -> None:
         """Raise SettingsError if passes before this run would have no effect, or cannot be."""
@@ -159,9 +186,9 @@ class Run:
         In each pass they are measured at the network that the pass before it gave. Returns why it
         ended early, None if it did not.
         """
-        for _ in range(self.recipe.n_passes):
+        for number in range(self.recipe.n_passes):
             run = self.quick()
-            run.callback = self.callback
+            run.callback = self._in_pass(number)
             run.started, run.time_limit = self.started, self.time_limit
             result = run.prune()
             if result.status in (Status.TIME_LIMIT, Status.INTERRUPTED):
@@ -170,6 +197,20 @@ class Run:
                 if choice.output_weights != "equal":
                     self.choices[name] = replace(choice, output_weights=result.network)
         return None
+
+    def _in_pass(self, number: int) -> Callable[[LayerProgress], object] | None:
+        """Return the callback of a preliminary pass."""
+        callback, passes = self.callback, self.recipe.n_passes
+        if callback is None:
+            return None
+
+        def relayed(at: LayerProgress) -> object:
+            self.advance("pass", (number + (at.fraction or 0.0)) / passes)
+            return callback(
+                replace(at, pass_number=number + 1, passes=passes, fraction=self.fraction)
+            )
+
+        return relayed
 
     def result(self, stopped: Status | None) -> PruningResult:
         """Return the network with the layers that are done, and what is known of it."""
@@ -219,13 +260,26 @@ class Run:
             done = sum(not self.choices[name].skip for name in self.done)
             report = self.done[name][1] if name in self.done and stage is None else None
             stage = stage or self.stage
-            at = LayerProgress(name, done, total, progress, self.elapsed(), stage, report=report)
+            if stage != "refit":
+                within = 0.0 if progress is None else progress.n_proved / progress.n_outputs
+                self.advance("final", self._share_of_layers(name, within))
+            at = LayerProgress(
+                name, done, total, progress, self.elapsed(), stage, report=report,
+                fraction=self.fraction,
+            )  # fmt: skip
             try:
                 self.wants_to_stop = bool(self.callback(at))
             except Exception as error:
                 # Its own error, not one of the solver that happens to call it.
                 self.callback_error, self.wants_to_stop = error, True
         return self.wants_to_stop
+
+    def _share_of_layers(self, name: str, within: float) -> float:
+        """Return the share of the work on the layers that is done, by their sizes."""
+        sizes = {one: self.original.layer(one).W.size for one in self.to_prune}
+        finished = sum(size for one, size in sizes.items() if one in self.done)
+        current = 0 if name in self.done else within * sizes.get(name, 0)
+        return (finished + current) / sum(sizes.values())
 
     def check_stop(self) -> None:
         """Raise if the user, or the clock, ends the run."""
@@ -259,8 +313,12 @@ def _refit(run: Run) -> Status | None:
     if not names:
         return None
     pruned = run.pruned
-    fit = OutputFit(run.original, pruned, run.data, names, seed=run.execution.seed)
-    stopped = fit.run(run.recipe.n_refit_steps, lambda: _between_steps(run, names[-1]))
+    epochs = run.recipe.n_refit_steps
+    fit = Distillation(
+        run.original, pruned, run.data, names, DistillationSettings(epochs=epochs),
+        seed=run.execution.seed,
+    )  # fmt: skip
+    stopped = fit.run(lambda share: _between_steps(run, names[-1], share))
     if fit.network is pruned:
         return stopped
     source = fit.network if run.cascade else run.original
@@ -274,8 +332,14 @@ def _refit(run: Run) -> Status | None:
     return stopped
 
 
-def _between_steps(run: Run, name: str) -> None:
-    run.tell(name, stage="refit")
+def _between_steps(run: Run, name: str, share: float) -> None:
+    """Look at the clock and the user's wishes; report now and then."""
+    before = run.fraction
+    run.advance("refit", share)
+    if share == 0 or run.fraction - before >= REPORTED:
+        run.tell(name, stage="refit")
+    else:
+        run.fraction = before
     run.check_stop()
 
 

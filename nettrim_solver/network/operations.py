@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..activations import Activation, get_activation
-from ..checks import check_flag
+from ..checks import as_array, check_flag
 from ..exceptions import ProblemError
 from ..problem_checks import numeric
 from .windows import integers
@@ -114,6 +114,11 @@ class Operation(ABC):
             raise self.mismatch("(channels, height, width)", shape)
         channels, height, width = shape
         return channels, height, width
+
+    @property
+    def unpruned(self) -> dict[str, tuple[int, int]]:
+        """Weights inside it that no layer has, by name: how many, and how many of them are zero."""
+        return {}
 
     def _set(self, field: str, value: Any) -> None:
         """Normalise a field while the operation is made."""
@@ -350,7 +355,7 @@ def frozen_array(name: str, value: Any) -> NDArray[Any]:
     """
     if value is None:
         raise ProblemError(f"{name} must be an array of numbers, but was None")
-    array = numeric(name, value)
+    array = numeric(name, as_array(name, value))
     if not np.isfinite(array).all():
         count = int(array.size - np.isfinite(array).sum())
         raise ProblemError(f"{name} must be finite, but holds {count} NaN or infinite entries")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -80,6 +83,16 @@ def in_words(at: LayerProgress) -> str:
         what = f"network {at.trial + 1}, {at.nnz:,} weights:"
     iteration = "" if at.progress is None else f", iteration {at.progress.iteration}"
     return f"{what} {at.layer}{iteration}"
+
+
+@contextmanager
+def timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
+    """Add the seconds that the block takes to those of a stage."""
+    started = time.perf_counter()
+    try:
+        yield
+    finally:
+        seconds[stage] = seconds.get(stage, 0.0) + time.perf_counter() - started
 
 
 class Ended(Exception):  # noqa: N818

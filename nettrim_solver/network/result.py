@@ -193,6 +193,9 @@ class PruningResult:
     seconds : float
     sample_shape : tuple of int
         Of the calibration data.
+    seconds_by_stage : dict of str to float
+        What the stages took: "paths" (layers measured), "probe", "pass", "final", "refit" and
+        "evaluation", the errors of the whole network.
     budget : Budget
         What the network was pruned to.
     recipe : Recipe
@@ -221,6 +224,7 @@ class PruningResult:
     output_bound: float | None
     seconds: float
     sample_shape: Shape
+    seconds_by_stage: dict[str, float] = field(default_factory=dict)
     budget: Budget = field(default_factory=lambda: Budget("", 0.0))
     recipe: Recipe = field(default_factory=Recipe)
     notes: tuple[str, ...] = ()
@@ -338,6 +342,7 @@ class PruningResult:
             "output_error_heldout": plain(self.output_error_heldout),
             "output_bound": plain(self.output_bound),
             "seconds": self.seconds,
+            "seconds_by_stage": plain(self.seconds_by_stage),
             "layers": [report.to_dict() for report in self.layers],
             "budget": plain(self.budget.to_dict()),
             "recipe": plain(self.recipe.to_dict()),

@@ -25,7 +25,7 @@ from .choices import PROXY, Execution, proxy
 from .graph import Network
 from .modes import Run
 from .probing import GRID
-from .progress import Ended, LayerProgress
+from .progress import Ended, LayerProgress, timed
 from .recipe import Recipe
 from .result import PruningResult, Trial
 from .spreading import spread_evenly
@@ -33,6 +33,9 @@ from .target import Budget, score
 
 #: Share of the weights that the first network tried keeps.
 FIRST = 0.1
+
+#: Share of the work that goes into measuring the layers, roughly.
+MEASURING = 0.3
 
 #: Factor of the first step, and how near (relative) the two ends of the bracket must come: of the
 #: cheap solver. The step of the other; it is squared with each step in the same direction.
@@ -61,6 +64,7 @@ class Search:
     known: dict[tuple[Any, ...], Trial] = field(default_factory=dict)
     started: float = field(default_factory=lambda: time.perf_counter())
     stopped: bool = False
+    seconds_by_stage: dict[str, float] = field(default_factory=dict)
     #: What was chosen for this network where the recipe left it open.
     choices_made: tuple[str, ...] = ()
 
@@ -103,7 +107,10 @@ class Search:
         """Call the user's callback before a layer is measured; raise if the search is to end."""
         if self.callback is not None and not self.stopped:
             layers = [*self.allocator.layers]
-            at = LayerProgress(name, layers.index(name), len(layers), None, 0.0)
+            at = LayerProgress(
+                name, layers.index(name), len(layers), None, 0.0,
+                fraction=layers.index(name) / len(layers),
+            )  # fmt: skip
             self.tell("paths", None, at)
         self.check_end()
 
@@ -113,9 +120,15 @@ class Search:
         if not self.stopped:
             best = min((trial.nnz for _, trial in self.best.values()), default=None)
             stage = at.stage if at.stage in ("pass", "refit") else stage
+            fraction = None
+            if self.total is not None and at.fraction is not None:
+                first = MEASURING if self.allocator.method != "uniform" else 0.0
+                fraction = (
+                    at.fraction * first if stage == "paths" else (first + (1 - first) * at.fraction)
+                )
             at = replace(
                 at, stage=stage, trial=len(self.trials), nnz=nnz, best_nnz=best,
-                elapsed=self.elapsed(),
+                elapsed=self.elapsed(), fraction=fraction,
             )  # fmt: skip
             self.stopped = bool(self.callback(at))
         return self.stopped
@@ -147,6 +160,7 @@ class Search:
     def prune_to(self, stage: str, total: int, budgets: dict[str, int]) -> PruningResult:
         """Prune the network for these budgets."""
         run = self.run_for(stage, budgets)
+        run.seconds_by_stage, run.stage = self.seconds_by_stage, stage
         if self.time_limit is not None:
             run.time_limit = max(1e-9, self.time_limit - self.elapsed())
         if self.callback is not None:
@@ -201,10 +215,11 @@ class Search:
 
     def _for_total(self, total: int) -> PruningResult:
         try:
-            self.allocator.prepare()
-            if self.allocator.weighs:
-                self.allocator.weigh(total)
-            budgets = self.allocator.spread(total)
+            with timed(self.seconds_by_stage, "paths"):
+                self.allocator.prepare()
+                if self.allocator.weighs:
+                    self.allocator.weigh(total)
+                budgets = self.allocator.spread(total)
             return self._told(self.prune_to("final", total, budgets), budgets, None)
         except Ended as end:
             return self._trained(end.status, None)
@@ -240,11 +255,13 @@ class Search:
     def _narrow(self) -> None:
         """Try networks until the number of nonzeros is known."""
         allocator = self.allocator
-        allocator.prepare()
+        with timed(self.seconds_by_stage, "paths"):
+            allocator.prepare()
         start = round(FIRST * allocator.most)
         start = self._bracket("probe", start, PROBE_STEP, PROBE_WIDTH)
         if allocator.weighs:
-            allocator.weigh(min(max(start, allocator.least), allocator.most))
+            with timed(self.seconds_by_stage, "paths"):
+                allocator.weigh(min(max(start, allocator.least), allocator.most))
         self._bracket("final", start, FINAL_STEP, self.recipe.resolution)
 
     def _bracket(self, stage: str, start: int, step: float, width: float) -> int:
@@ -298,6 +315,7 @@ class Search:
         """Return a result with how it was found."""
         return replace(
             result, seconds=self.elapsed(), budgets=budgets, value=value,
+            seconds_by_stage=self.seconds_by_stage,
             trials=tuple(self.trials), paths=dict(self.allocator.paths),
         )  # fmt: skip
 

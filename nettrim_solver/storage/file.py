@@ -108,7 +108,7 @@ def load_sparse(path: str | os.PathLike[str], max_bytes: int = MAX_BYTES) -> Net
     """
     check_integer("max_bytes", max_bytes, 1)
     _check_members(path, max_bytes)
-    arrays = load_arrays(path, WHAT)
+    arrays = load_arrays(path, WHAT, math.inf)
     if "sparse" not in arrays or "network" not in arrays:
         raise ProblemFileError(
             f"{path} is not {WHAT}: it must hold the texts 'sparse' and 'network', but holds "

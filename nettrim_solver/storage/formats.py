@@ -29,7 +29,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ..checks import check_choice, check_integer
+from ..checks import as_array, check_choice, check_integer
 from ..exceptions import ProblemError, SettingsError
 
 #: In the order of preference where two take the same bytes.
@@ -189,7 +189,7 @@ def check_format(format: str, gap_bits: int | None) -> None:
 
 
 def _pattern(array: Any) -> _Pattern:
-    array = np.asarray(array)
+    array = as_array("array", array)
     if array.dtype.kind != "f" or array.dtype.itemsize not in ITEM_SIZES or not array.ndim:
         raise ProblemError(
             "array must hold float16, float32 or float64 along one axis or more, but has dtype "

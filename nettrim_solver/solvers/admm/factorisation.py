@@ -275,13 +275,15 @@ def _column_statistics(X: Any, centre: bool) -> tuple[Array, Array]:
     """Return the means (zeros unless `centre`) and the norms of the centred columns, float64."""
     n_samples = X.shape[0]
     if sp.issparse(X):
-        squares = np.asarray(X.astype(np.float64).power(2).sum(axis=0)).ravel()
-        mean = np.asarray(X.astype(np.float64).sum(axis=0)).ravel() / n_samples
+        columns = sp.csc_array(X, dtype=np.float64)
+        squares = np.asarray(columns.power(2).sum(axis=0)).ravel()
+        mean = np.asarray(columns.sum(axis=0)).ravel() / n_samples
         if not centre:
             return np.zeros_like(mean), np.sqrt(squares)
-        centred = np.maximum(squares - n_samples * mean**2, 0.0)
-        # The subtraction above cancels; below this fraction its result is rounding.
-        return mean, np.sqrt(np.where(centred > 1e-13 * squares, centred, 0.0))
+        counts = np.diff(columns.indptr)
+        columns.data -= np.repeat(mean, counts)
+        total = np.asarray(columns.power(2).sum(axis=0)).ravel() + (n_samples - counts) * mean**2
+        return mean, np.sqrt(np.where(total > CONSTANT_COLUMN**2 * squares, total, 0.0))
     if not centre:
         return np.zeros(X.shape[1]), np.sqrt(np.einsum("ij,ij->j", X, X, dtype=np.float64))
     mean = X.mean(axis=0, dtype=np.float64)
@@ -297,9 +299,18 @@ def _column_statistics(X: Any, centre: bool) -> tuple[Array, Array]:
 def _largest_eigenvalue(matrix: Array) -> float:
     """Estimate the largest eigenvalue of a positive semidefinite matrix by power iteration.
 
-    kappa needs it within a few per cent only, and always the same.
+    kappa needs it within a few per cent only, and always the same. The usual start may lie in the
+    null space (a constant, where equal columns are centred); the largest column never does.
     """
-    vector = np.sqrt(np.maximum(np.diag(matrix), 0.0)) + 1e-3
+    diagonal = np.diag(matrix)
+    largest = int(np.argmax(diagonal))
+    value = _power_iteration(matrix, np.sqrt(np.maximum(diagonal, 0.0)) + 1e-3)
+    if value < diagonal[largest]:
+        value = max(float(diagonal[largest]), _power_iteration(matrix, matrix[largest]))
+    return value
+
+
+def _power_iteration(matrix: Array, vector: Array) -> float:
     value = 0.0
     for _ in range(30):
         size = float(np.linalg.norm(vector))

@@ -132,7 +132,7 @@ class Output:
 
     def __post_init__(self) -> None:
         self.fixed = self.lower == self.upper
-        self.length = self.scale
+        self.length = self.scale if self.scale > 0.0 else 1.0  # a dead output has no scale
 
     @property
     def multiplier(self) -> float:
@@ -180,7 +180,7 @@ def carry(output: Output, unit: float, theta: NDArray[np.floating]) -> None:
     output.settle_share()
     if np.isinf(output.radius):
         length = share * np.sqrt(_square(output.nu[output.carried]))
-        output.length = max(float(length), LEAST_LENGTH * output.scale)
+        output.length = max(float(length), LEAST_LENGTH * output.scale) or 1.0
 
 
 def _square(values: Array) -> float:

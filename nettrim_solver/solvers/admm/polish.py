@@ -175,7 +175,8 @@ def _solved(output: Output, gradient: Array, sums: Array, tolerances: Tolerances
             bound = -support - output.epsilon * np.sqrt(output.force())
             bound, value = bound / (lambda_ * max(ratio, 1e-300)), objective
         else:
-            force, ratio = output.share * output.force(), max(ratio, 1.0)
+            # A numpy number: the square of a float that overflows would be an exception.
+            force, ratio = output.share * output.force(), np.float64(max(ratio, 1.0))
             bound = (-support / ratio - 0.5 * force / ratio**2) / lambda_
             value = objective + 0.5 * output.square / output.multiplier
         gap = abs(value - bound) / max(value, 1e-300)
