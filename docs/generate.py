@@ -38,8 +38,9 @@ ENTRY = re.compile(r"^(\w[\w, ]*)(?: : (.*))?$")
 
 INTRODUCTION = """# Solvers, statuses, settings
 
-This page is written from the code by `python docs/generate.py`. Which solver to take:
-[How to choose](how-to-choose.md); what each computes: [Mathematics](mathematics.md).
+This page is written from the code by `python docs/generate.py`. Which solver to choose:
+[How to choose](how-to-choose.md); what each computes: [Mathematics](mathematics.md); the fields of
+a recipe: [Networks](networks.md#recipes).
 
 ## Solvers
 
@@ -51,15 +52,15 @@ STATUSES = """
 ## Statuses
 
 `solution.status` is the worst status of the outputs, `solution.statuses` has one per output, and
-`solution.explain()` says the same in words.
+`solution.explain()` says the same in words. A status equals its word: `status == "optimal"`.
 """
 
 SETTINGS = """
 ## Settings
 
-Settings are keyword arguments of `solve`, `solve(problem, solver, name=value)`, or the mapping
-`settings` of `prune_network`. Each solver's own are checked by name, type and range before any
-work. `tol_gap` and `tol_feas` are arguments of `solve` for all solvers.
+Settings are keyword arguments of `solve`, `solve(problem, "alps", damping=0.1)`. In a recipe they
+stand beside the step, `Recipe(steps={"step": "alps", "damping": 0.1})`. They are checked by name,
+type and range before any work. Every solver also takes `tol_gap` and `tol_feas`.
 """
 
 
