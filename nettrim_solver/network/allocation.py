@@ -37,7 +37,7 @@ from .calibration import Calibration, as_calibration
 from .choices import MAX_ROWS, Options
 from .graph import Network
 from .paths import LayerPath
-from .probing import Prober
+from .probing import GRID, Prober
 from .spreading import least_nnz, spread_by_output, spread_by_tolerance, spread_evenly
 
 METHODS = ("output_error", "tolerance", "uniform")
@@ -49,6 +49,10 @@ STEP, WEIGHTS = 1.5, (0.05, 20.0)
 
 #: Layers up to which the cascade is looked at by default: it takes about n^2 + 3n prunings.
 MOST_LAYERS = 10
+
+#: Densities at which layers are measured for one budget, relative to its own, and the largest one:
+#: few layers are to be much denser than the others, and a dense layer costs the output nothing.
+FACTORS, DENSEST = (0.4, 1.0, 2.5, 6.25), 0.7
 
 #: Every so many samples are held out when none are given, and how many there must be for that.
 EVERY, ENOUGH = 5, 50
@@ -120,7 +124,7 @@ def allocate(
 
     Notes
     -----
-    Six prunings per layer for the paths; for n layers about n^2 + 3n more for the cascade.
+    Up to four prunings per layer for the paths; for n layers about n^2 + 3n more for the cascade.
 
     Examples
     --------
@@ -142,7 +146,7 @@ def allocate(
     )
     total = allocator.total(nnz, sparsity)
     with limit_threads(n_threads):
-        allocator.prepare()
+        allocator.prepare(total)
         if allocator.weighs:
             allocator.weigh(total)
         return allocator.spread(total)
@@ -254,14 +258,25 @@ class Allocator:
             f"the nearest is nnz={nearest}, sparsity={1 - nearest / size:.4g}"
         )
 
-    def prepare(self) -> None:
-        """Measure the paths that are needed and not given."""
+    def prepare(self, total: int | None = None) -> None:
+        """Measure the paths that are needed and not given.
+
+        Parameters
+        ----------
+        total : int, optional
+            The only number of nonzeros that is going to be spread: the layers are then measured
+            around its density. When omitted, the paths serve every budget.
+        """
         if self.method == "uniform" or self.paths:
             return
+        grid = GRID if total is None else sparsities_around(total / self.most) or GRID[:1]
         found = {}
         for name in self.layers:
             self._tell(name)
-            found[name] = self.prober.path(name, n_threads=self.n_threads)
+            found[name] = self.prober.path(
+                name, grid, n_threads=self.n_threads,
+                brief=total is not None and self.method == "output_error",
+            )  # fmt: skip
         self.paths = found
 
     def spread(self, total: int) -> dict[str, int]:
@@ -325,6 +340,17 @@ class Allocator:
                     f"{paths[name].size}"
                 )
         return {name: paths[name] for name in self.layers}
+
+
+def sparsities_around(density: float) -> tuple[float, ...]:
+    """Return the sparsities at which layers are measured for one budget, by its density.
+
+    Examples
+    --------
+    >>> [round(sparsity, 3) for sparsity in sparsities_around(0.05)]
+    [0.98, 0.95, 0.875, 0.688]
+    """
+    return tuple(1.0 - factor * density for factor in FACTORS if factor * density < DENSEST)
 
 
 def _weight(path: LayerPath, counts: tuple[int, int], errors: list[float]) -> float:
