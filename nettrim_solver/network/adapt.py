@@ -13,6 +13,7 @@ from .adjoint import check_differentiable
 from .choices import open_layers
 from .downstream import before_softmax
 from .graph import Network
+from .layers import Conv2d
 from .recipe import AUTO, AUTOMATIC, Recipe
 from .target import Budget
 
@@ -24,10 +25,11 @@ FOR_TOLERANCE: dict[str, Any] = {
 }  # fmt: skip
 
 #: What is done to a layer for a number of weights.
-TO_COUNT = [{"step": "l0", "damping": 1e-3}]
+TO_COUNT = [{"step": "l0", "damping": 1e-3, "rounds": 4}]
 
-#: Preliminary passes, and steps of the refit to the output.
-PASSES, REFIT_STEPS = 4, 40
+#: Preliminary passes; epochs of the refit to the output, and those where there are convolutions: a
+#: sample has many rows there.
+PASSES, EPOCHS, CONVOLUTION_EPOCHS = 1, 120, 30
 
 
 def adapted(recipe: Recipe, network: Network, budget: Budget) -> tuple[Recipe, tuple[str, ...]]:
@@ -67,9 +69,10 @@ def _for_count(
         **{n: v for n, v in _PLAIN.items() if getattr(recipe, n) == AUTO}
     )  # fmt: skip
     names = [*open_layers(network, trial)] if budget.counts or budget.searched else []
+    convolutional = any(isinstance(layer, Conv2d) for layer in network.layers)
     chosen: dict[str, Any] = {
         "steps": TO_COUNT, "allocation": "output_error", "output_weights": "downstream",
-        "passes": PASSES, "output_refit": REFIT_STEPS,
+        "passes": PASSES, "output_refit": CONVOLUTION_EPOCHS if convolutional else EPOCHS,
     }  # fmt: skip
     if len(names) < 2:
         chosen["allocation"] = "uniform"

@@ -88,7 +88,7 @@ class Run:
         choices = resolve(original, recipe, budget)
         run = cls(network, original, data, heldout, recipe, budget, execution, choices)
         run.check_passes()
-        if recipe.n_refit_steps:
+        if recipe.n_refit_epochs:
             check_differentiable(original, run.to_prune, before_softmax(original))
         return run
 
@@ -134,7 +134,7 @@ class Run:
         if stopped is None:
             with timed(self.seconds_by_stage, self.stage):
                 stopped = _walk(self)
-        if stopped is None and self.recipe.n_refit_steps:
+        if stopped is None and self.recipe.n_refit_epochs:
             with timed(self.seconds_by_stage, "refit"):
                 stopped = _refit(self)
         with timed(self.seconds_by_stage, "evaluation"):
@@ -150,7 +150,7 @@ class Run:
         return {
             "pass": float(self.recipe.n_passes),
             "final": 1.0 if quick else 20.0 if convex else 5.0,
-            "refit": self.recipe.n_refit_steps / 20,
+            "refit": self.recipe.n_refit_epochs / 20,
         }
 
     def advance(self, stage: str, share: float) -> None:
@@ -229,9 +229,9 @@ class Run:
         found = []
         if self.recipe.n_passes:
             found.append(f"before: {self.recipe.n_passes} passes of all layers by {PROXY}")
-        if self.recipe.n_refit_steps:
+        if self.recipe.n_refit_epochs:
             found.append(
-                f"behind: about {self.recipe.n_refit_steps} evaluations of the network and its "
+                f"behind: about {self.recipe.n_refit_epochs} evaluations of the network and its "
                 "gradient on all samples, to refit the layers to the output"
             )
         return tuple(found)
@@ -313,10 +313,11 @@ def _refit(run: Run) -> Status | None:
     if not names:
         return None
     pruned = run.pruned
-    epochs = run.recipe.n_refit_steps
+    # Of a convolution a sample makes many rows: no mixtures are needed there.
+    mixing = 0.0 if any(layer.kind == "conv2d" for layer in run.original.layers) else 1.0
+    settings = DistillationSettings(epochs=run.recipe.n_refit_epochs, mixing=mixing)
     fit = Distillation(
-        run.original, pruned, run.data, names, DistillationSettings(epochs=epochs),
-        seed=run.execution.seed,
+        run.original, pruned, run.data, names, settings, seed=run.execution.seed
     )  # fmt: skip
     stopped = fit.run(lambda share: _between_steps(run, names[-1], share))
     if fit.network is pruned:
