@@ -13,7 +13,7 @@ from .adjoint import check_differentiable
 from .choices import open_layers
 from .downstream import before_softmax
 from .graph import Network
-from .layers import Conv2d
+from .output_refit import usual_epochs
 from .recipe import AUTO, AUTOMATIC, Recipe
 from .target import Budget
 
@@ -27,9 +27,8 @@ FOR_TOLERANCE: dict[str, Any] = {
 #: What is done to a layer for a number of weights.
 TO_COUNT = [{"step": "l0", "damping": 1e-3, "rounds": 4}]
 
-#: Preliminary passes; epochs of the refit to the output, and those where there are convolutions: a
-#: sample has many rows there.
-PASSES, EPOCHS, CONVOLUTION_EPOCHS = 1, 120, 30
+#: Preliminary passes.
+PASSES = 1
 
 
 def adapted(recipe: Recipe, network: Network, budget: Budget) -> tuple[Recipe, tuple[str, ...]]:
@@ -69,10 +68,9 @@ def _for_count(
         **{n: v for n, v in _PLAIN.items() if getattr(recipe, n) == AUTO}
     )  # fmt: skip
     names = [*open_layers(network, trial)] if budget.counts or budget.searched else []
-    convolutional = any(isinstance(layer, Conv2d) for layer in network.layers)
     chosen: dict[str, Any] = {
         "steps": TO_COUNT, "allocation": "output_error", "output_weights": "downstream",
-        "passes": PASSES, "output_refit": CONVOLUTION_EPOCHS if convolutional else EPOCHS,
+        "passes": PASSES, "output_refit": usual_epochs(network),
     }  # fmt: skip
     if len(names) < 2:
         chosen["allocation"] = "uniform"

@@ -46,7 +46,7 @@ Method = Literal["output_error", "shape", "tolerance", "uniform"]
 EXPONENTS = (0.4, 0.8)
 
 #: Layers up to which paths are measured for one budget; of more layers the shapes decide.
-MOST_LAYERS = 10
+MOST_LAYERS = 20
 
 #: Densities at which layers are measured for one budget, relative to its own, and the largest one:
 #: few layers are to be much denser than the others, and a dense layer costs the output nothing.

@@ -27,11 +27,12 @@ from .adjoint import check_differentiable
 from .calibration import Calibration, Folder, LayerSignals, collect
 from .checkpoint import Checkpoint, fingerprint_parts
 from .choices import PROXY, Execution, LayerSettings, proxy, resolve
-from .distillation import Distillation, DistillationSettings
+from .distillation import Distillation
 from .downstream import before_softmax, output_weights
 from .graph import Network
 from .layers import Layer
 from .outcome import assemble, untouched, with_answers, with_refit
+from .output_refit import refit_settings
 from .progress import Ended, LayerProgress, timed
 from .recipe import Recipe
 from .result import LayerReport, PruningResult
@@ -313,9 +314,7 @@ def _refit(run: Run) -> Status | None:
     if not names:
         return None
     pruned = run.pruned
-    # Of a convolution a sample makes many rows: no mixtures are needed there.
-    mixing = 0.0 if any(layer.kind == "conv2d" for layer in run.original.layers) else 1.0
-    settings = DistillationSettings(epochs=run.recipe.n_refit_epochs, mixing=mixing)
+    settings = refit_settings(run.original, run.recipe.n_refit_epochs)
     fit = Distillation(
         run.original, pruned, run.data, names, settings, seed=run.execution.seed
     )  # fmt: skip
