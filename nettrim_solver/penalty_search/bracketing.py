@@ -329,7 +329,10 @@ class Search:
         with np.errstate(invalid="ignore"):
             narrow = sparse.u - dense.u <= max(self.rough, WIDTH)
         none_sparser = (u >= programs.top) & (dense.u == u)
-        none_denser = ((u <= programs.bottom) | self._out_of_reach(u)) & (sparse.u == u)
+        beyond, slopes = self._out_of_reach(u), self._slopes()
+        if beyond.any() and slopes is not None:
+            self.slope = float(np.median(slopes[beyond]))  # what led to this end
+        none_denser = ((u <= programs.bottom) | beyond) & (sparse.u == u)
         for g in _indices(self.open):
             if none_denser[g]:
                 self.short[g] = sparse.count[g] < self.keep[g]
