@@ -31,7 +31,8 @@ def import_torch() -> Any:
         import torch
     except ImportError as error:
         raise MissingDependencyError(
-            f"torch is not installed ({error}): python -m pip install 'nettrim-solver[torch]'"
+            f"torch is not installed ({error}): python -m pip install torch, or '.[torch]' in a "
+            "copy of the repository"
         ) from None
     return torch
 
