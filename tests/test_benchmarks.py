@@ -185,15 +185,10 @@ def test_a_quick_network_run(results, capsys):
     assert harness.main(["lenet", "--quick"]) == 0
     assert {path.name for path in results.iterdir()} == {"lenet-quick.json"}
     result = json.loads((results / "lenet-quick.json").read_text())["result"]
-    by_method = {row["method"]: row for row in result["trials"] if not row["options"]}
-    assert by_method["l0"]["accuracy"] > by_method["magnitude"]["accuracy"]
-    assert all(abs(row["zeros"] - 0.9) < 1e-3 for row in result["trials"])
-    assert all(
-        layer["network_error"] <= layer["network_bound"]
-        for row in result["trials"]
-        for layer in row["layers"]
-        if layer["network_bound"] is not None
-    )
+    by_recipe = {row["recipe"]: row for row in result["rows"]}
+    assert by_recipe["best"]["score"] > by_recipe["magnitude"]["score"]
+    assert by_recipe["best"]["output_error"] < by_recipe["alps"]["output_error"]
+    assert all(abs(row["zeros"] - 0.9) < 1e-3 for row in result["rows"])
     assert "magnitude" in capsys.readouterr().out
 
 
