@@ -2,7 +2,7 @@
 
 Stages
 1. candidates: splits of the budget over the layers by their shapes (exponents 0.4 and 0.8, no cost)
-   and, in "best", by the output error of layers pruned alone at up to four densities.
+   and, in "best" with convolutions, by the output error of layers pruned alone at few densities.
 2. drafts: the cascade by ALPS with each split, on four of five samples; the split whose network has
    the least output error on the others is taken. A single layer, or one candidate, needs none.
 3. draft: the cascade by ALPS with that split, on all samples.
@@ -57,7 +57,8 @@ def choose_split(
     if len(data) < ENOUGH or len(layers) == 1:
         return found[-1]
     rest, held = split(data)
-    if plan.measured and len(layers) <= MOST_LAYERS:
+    # Weights of convolutions are used at many positions, which shapes do not show.
+    if plan.measured and len(layers) <= MOST_LAYERS and has_convolutions(network):
         found.append(
             allocate(network, rest, X_heldout=held, nnz=total, weigh=False, seed=seed, n_threads=1)
         )
@@ -70,10 +71,16 @@ def choose_split(
     return found[int(np.argmin(errors))]
 
 
+def has_convolutions(network: Network) -> bool:
+    """Return whether any layer is a convolution."""
+    return any(isinstance(layer, Conv2d) for layer in network.layers)
+
+
 def prune(
     network: Network, X: Any, *, sparsity: float, plan: Plan = BEST, classifier: bool | None = None,
     seed: int = 0, log: Any = None,
-) -> Network:
+) -> Network:  # fmt: skip
+    """Prune a network to a sparsity by the stages of a plan; see the module."""
     network = network.folded()
     tick = time.process_time()
 
@@ -92,19 +99,29 @@ def prune(
     pruned = draft
     if plan.l0 is not None:
         pruned = prune_network(
-            network, X, nnz=nnz, pipeline=Pipeline(L0(settings=plan.l0)), output_weights=draft,
-            n_threads=1, seed=seed,
+            network,
+            X,
+            nnz=nnz,
+            pipeline=Pipeline(L0(settings=plan.l0)),
+            output_weights=draft,
+            n_threads=1,
+            seed=seed,
         ).network
         say("l0", pruned)
     if plan.distil is not None:
         try:
-            convolutional = any(isinstance(layer, Conv2d) for layer in network.layers)
+            convolutional = has_convolutions(network)
             settings = replace(plan.distil, epochs=plan.epochs[convolutional])
             if convolutional:
                 settings = replace(settings, mixing=0.0)
             fit = Distillation(
-                network, pruned, data, [layer.name for layer in network.layers], settings,
-                classifier=classifier, seed=seed,
+                network,
+                pruned,
+                data,
+                [layer.name for layer in network.layers],
+                settings,
+                classifier=classifier,
+                seed=seed,
             )
         except UnsupportedError:
             return pruned
