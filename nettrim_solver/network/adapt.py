@@ -13,7 +13,7 @@ from .adjoint import check_differentiable
 from .choices import open_layers
 from .downstream import before_softmax
 from .graph import Network
-from .output_refit import usual_epochs
+from .output_refit import is_convolutional, usual_epochs
 from .recipe import AUTO, AUTOMATIC, Recipe
 from .target import Budget
 
@@ -68,8 +68,10 @@ def _for_count(
         **{n: v for n, v in _PLAIN.items() if getattr(recipe, n) == AUTO}
     )  # fmt: skip
     names = [*open_layers(network, trial)] if budget.counts or budget.searched else []
+    # Weights of convolutions are used at many positions, which shapes do not show.
+    allocation = "output_error" if is_convolutional(network) else "shape"
     chosen: dict[str, Any] = {
-        "steps": TO_COUNT, "allocation": "output_error", "output_weights": "downstream",
+        "steps": TO_COUNT, "allocation": allocation, "output_weights": "downstream",
         "passes": PASSES, "output_refit": usual_epochs(network),
     }  # fmt: skip
     if len(names) < 2:

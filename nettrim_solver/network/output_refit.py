@@ -24,10 +24,11 @@ EPOCHS, CONVOLUTION_EPOCHS = 120, 30
 
 def usual_epochs(network: Network) -> int:
     """Return the epochs of the refit of a network, unless told otherwise."""
-    return CONVOLUTION_EPOCHS if _is_convolutional(network) else EPOCHS
+    return CONVOLUTION_EPOCHS if is_convolutional(network) else EPOCHS
 
 
-def _is_convolutional(network: Network) -> bool:
+def is_convolutional(network: Network) -> bool:
+    """Return whether a layer of the network is a convolution."""
     return any(layer.kind == "conv2d" for layer in network.layers)
 
 
@@ -36,7 +37,7 @@ def refit_settings(network: Network, epochs: int) -> DistillationSettings:
 
     Mixtures of samples serve dense networks; a sample of a convolution has many rows as it is.
     """
-    mixing = 0.0 if _is_convolutional(network) else 1.0
+    mixing = 0.0 if is_convolutional(network) else 1.0
     return DistillationSettings(epochs=epochs, mixing=mixing)
 
 
