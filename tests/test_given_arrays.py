@@ -13,10 +13,11 @@ from nettrim_solver.frameworks import (
     calibration_inputs,
     from_npz,
     from_sklearn,
+    from_torch,
     join_inputs,
 )
 from nettrim_solver.network import BatchNorm, Calibration, Conv2d, Dense, Embedding, Network
-from nettrim_solver.storage import pack
+from nettrim_solver.storage import pack, size_report
 
 from .helpers import prune
 
@@ -54,10 +55,17 @@ MASKED = {
     "a table": lambda: Embedding(HIDDEN),
     "arrays by name": lambda: from_npz({"W0": HIDDEN.T, "b0": np.zeros(40)}),
     "an array to store": lambda: pack(HIDDEN),
+    "an example": lambda: from_torch(linear(), example=HIDDEN.astype("f")),
+    "one of several examples": lambda: from_torch(linear(), example=(X, HIDDEN), record=True),
     "an estimator's samples": lambda: calibration_inputs(perceptron(X), HIDDEN),
 }
 
 
+def linear():
+    return pytest.importorskip("torch").nn.Linear(4, 3)
+
+
+@pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("kind", MASKED)
 def test_masks_that_hide_anything_are_refused(kind):
     with pytest.raises(ProblemError, match=r"masked.*numpy\.ma\.filled"):
@@ -238,4 +246,5 @@ def test_names_are_printed_without_escape_sequences():
 
 def test_a_summary_holds_no_escape_sequences():
     network = Network([Dense(np.eye(3), name="fc\x1b[2J")])
-    assert "fc\\x1b[2J" in network.summary() and "\x1b" not in network.summary()
+    for text in (network.summary(), size_report(network).table()):
+        assert "fc\\x1b[2J" in text and "\x1b" not in text

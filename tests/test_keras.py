@@ -515,6 +515,15 @@ def test_the_code_of_the_page():
 # Inputs and layers of other kinds -----------------------------------------------------------------
 
 
+def weighted(model):
+    """Give the dense layers and convolutions of a model, and of those inside, random weights."""
+    rng = np.random.default_rng(2)
+    for layer in model._flatten_layers():
+        if isinstance(layer, (L.Dense, L.Conv2D)):
+            layer.set_weights([rng.standard_normal(w.shape) for w in layer.get_weights()])
+    return model
+
+
 def normalised(**settings):
     layer = L.Normalization(**settings)
     layer.adapt(np.random.default_rng(0).normal(2, 3, (100, 4)))
@@ -541,7 +550,7 @@ NORMALISED = {
 def test_normalisations_keep_what_they_learned(kind, opaque):
     if opaque and kind == "nested":
         opaque = ("*/normalization*",)
-    model = NORMALISED[kind]()
+    model = weighted(NORMALISED[kind]())
     X = np.random.default_rng(1).normal(2, 3, (SAMPLES, 4)).astype("f")
     network = from_keras(model, opaque=opaque)
     assert_close(network(X), outputs(model, X))
@@ -564,7 +573,7 @@ def test_inputs_of_any_dtype_are_checked_on_numbers_that_they_have(dtype, severa
     numbers = keras.Input((3,))
     inputs = [images, numbers] if several else images
     found = L.Concatenate()([found, numbers]) if several else found
-    model = keras.Model(inputs, L.Dense(3)(found))
+    model = weighted(keras.Model(inputs, L.Dense(3)(found)))
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 2 if dtype == "bool" else 100, (SAMPLES, 4, 4, 1)).astype("f")
     others = rng.random((SAMPLES, 3)).astype("f")
@@ -573,7 +582,7 @@ def test_inputs_of_any_dtype_are_checked_on_numbers_that_they_have(dtype, severa
     X = join_inputs(pixels, others) if several else pixels
     network = thinned(from_keras(model))
     np.testing.assert_allclose(
-        network(X), np.asarray(to_keras(model, network)(given)), rtol=0, atol=1e-4
+        network(X), np.asarray(to_keras(model, network)(given)), rtol=1e-4, atol=1e-3
     )
 
 

@@ -121,6 +121,7 @@ def to_onnx(
     sparse : bool
         Store weights as their nonzeros (``sparse_initializer``) where that is smaller and the
         model's version allows it: from IR version 6 on, for initializers that are no inputs.
+        Otherwise the file is as large as before, since zeros take the room of other numbers.
     input, output, constants
         As :func:`from_onnx`.
 

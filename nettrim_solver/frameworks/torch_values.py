@@ -14,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from ..checks import refuse_masked
 from ..exceptions import MissingDependencyError, ProblemError, UnsupportedError
 from ..network.gathering import check_whole, join_inputs, split
 from ..network.operations import Shape
@@ -137,6 +138,7 @@ def example_inputs(example: Any) -> tuple[Inputs, NDArray[Any]]:
     """
     torch = import_torch()
     given = list(example) if isinstance(example, (tuple, list)) else [example]
+    refuse_masked("example", given)
     try:
         found = [torch.as_tensor(one) for one in given if hasattr(one, "shape")]
     except Exception as error:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from ..checks import printable
 from ..network import Layer, Network
 from ..network.graph import check_network
 from ..network.result import aligned, plain
@@ -114,7 +115,7 @@ class SizeReport:
                  "ratio"]]  # fmt: skip
         for one in self.layers:
             shape = " x ".join(map(str, one.shape))
-            head = [one.name, shape, f"{100 * one.density:.2f}"]
+            head = [printable(one.name), shape, f"{100 * one.density:.2f}"]
             for name in FORMATS:
                 mark = "*" if name == one.chosen else ""
                 rows.append([*head, name, mark, *_cells(one.sizes[name], one.float32_bytes)])
