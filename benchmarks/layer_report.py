@@ -2,8 +2,8 @@
 
     python -m benchmarks.layer_report
 
-writes the tables of docs/performance.md anew from benchmarks/results/layer.json, so that no number
-there is typed by hand.
+writes the tables of docs/performance.md anew from benchmarks/results/layer.json and
+benchmarks/results/count_search.json, so that no number there is typed by hand.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from . import count_search
 from .environment import ROOT
 from .pages import fill_page, table
 
@@ -19,6 +20,7 @@ PAGE = ROOT / "docs" / "performance.md"
 
 #: The tables stand between these two lines of the page.
 BEGIN, END = "<!-- tables of layer.json -->", "<!-- end of the tables -->"
+COUNT_SEARCH = ("<!-- tables of count_search.json -->", "<!-- end of count_search.json -->")
 
 STAGES = ("checks", "setup", "admm", "polish", "certify", "other")
 COLOURS = ("#b9b9b9", "#8c6bb1", "#2c7fb8", "#f28e2b", "#59a14f", "#d9d9d9")
@@ -298,8 +300,9 @@ def markdown(result: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    """Put the tables of the full run into the page, between its two marks."""
+    """Put the tables of the full runs into the page, each between its two marks."""
     fill_page(PAGE, (BEGIN, END), RESULT, markdown)
+    fill_page(PAGE, COUNT_SEARCH, RESULT.with_name("count_search.json"), count_search.describe)
 
 
 def _pair(case: dict[str, Any]) -> float:

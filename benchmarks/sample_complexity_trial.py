@@ -31,7 +31,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import qr, solve_triangular, svd
 
-from nettrim_solver.demo import forward_pass, load_demo_network
+from nettrim_solver.demo import load_demo_network
+from nettrim_solver.network import Activate
 from nettrim_solver.sample_size import statistical_dimension
 
 Array = NDArray[np.float64]
@@ -167,10 +168,9 @@ def hidden_signals() -> dict[int, Array]:
 
     Neurons that are never active are left out: nothing can be known of their weights.
     """
-    network = load_demo_network()
-    weights = [W.astype(np.float64) for W in network.weights]
-    images = np.concatenate([network.X_train, network.X_test])
-    layers = forward_pass(weights, network.biases, images)[:-1]
+    digits = load_demo_network()
+    images = np.concatenate([digits.X_train, digits.X_test])
+    layers = [Y for op, _, Y in digits.network.signals(images) if isinstance(op, Activate)]
     live = [signals[:, signals.any(axis=0)] for signals in layers]
     return {signals.shape[1]: signals for signals in live}
 

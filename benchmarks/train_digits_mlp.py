@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from nettrim_solver.demo import forward_pass
+from nettrim_solver.frameworks import from_npz
 
 TARGET = Path(__file__).resolve().parent.parent / "nettrim_solver" / "data" / "digits_mlp.npz"
 SEED = 0
@@ -52,22 +52,20 @@ def train() -> dict[str, Any]:
     )
     network = MLPClassifier(hidden_layer_sizes=HIDDEN, random_state=SEED, **SETTINGS)
     network.fit(X_train / 16.0, y_train)
-    weights = [W.astype(np.float32) for W in network.coefs_]
-    biases = [b.astype(np.float32) for b in network.intercepts_]
-    signals = forward_pass(weights, biases, X_test.astype(np.float32) / np.float32(16))
+    arrays: dict[str, Any] = {f"W{i}": W.astype(np.float32) for i, W in enumerate(network.coefs_)}
+    arrays |= {f"b{i}": b.astype(np.float32) for i, b in enumerate(network.intercepts_)}
+    outputs = from_npz(arrays)(X_test.astype(np.float32) / np.float32(16))
     metadata = {
         "data": "UCI digits of scikit-learn, pixels 0..16, divided by 16",
         "activation": "relu, identity in the last layer",
         "seed": SEED,
         "settings": SETTINGS | {"hidden_layer_sizes": HIDDEN},
-        "test_accuracy": float(np.mean(np.argmax(signals[-1], axis=1) == y_test)),
+        "test_accuracy": float(np.mean(outputs.argmax(axis=1) == y_test)),
         "python": platform.python_version(),
         "numpy": np.__version__,
         "scikit-learn": sklearn.__version__,
         "command": "python -m benchmarks.train_digits_mlp",
     }
-    arrays: dict[str, Any] = {f"W{i}": W for i, W in enumerate(weights)}
-    arrays |= {f"b{i}": b for i, b in enumerate(biases)}
     arrays |= {"X_train": X_train, "y_train": y_train, "X_test": X_test, "y_test": y_test}
     return arrays | {"metadata": np.array(json.dumps(metadata))}
 

@@ -9,8 +9,8 @@ from .exceptions import MissingDependencyError
 from .problem_file import whole_file
 
 
-def new_figure(width: float, height: float) -> Any:
-    """Return an empty matplotlib figure of the given size in inches, laid out by itself.
+def import_figure() -> Any:
+    """Return matplotlib's class of figures.
 
     Raises
     ------
@@ -23,7 +23,18 @@ def new_figure(width: float, height: float) -> Any:
         raise MissingDependencyError(
             "the plot needs matplotlib: pip install 'nettrim_solver[plot]'"
         ) from None
-    return Figure(figsize=(width, height), layout="constrained")
+    return Figure
+
+
+def new_figure(width: float, height: float) -> Any:
+    """Return an empty matplotlib figure of the given size in inches, laid out by itself.
+
+    Raises
+    ------
+    MissingDependencyError
+        Without matplotlib.
+    """
+    return import_figure()(figsize=(width, height), layout="constrained")
 
 
 def save_figure(figure: Any, path: str | os.PathLike[str] | None) -> None:

@@ -31,7 +31,7 @@ def plain_array(name: str, value: Any) -> NDArray[Any]:
     are refused.
     """
     parts = value if isinstance(value, (list, tuple)) else [value]
-    hidden = sum(int(np.ma.count_masked(part)) for part in parts if np.ma.isMaskedArray(part))
+    hidden = sum(int(np.ma.getmaskarray(part).sum()) for part in parts if np.ma.isMaskedArray(part))
     if hidden:
         raise ProblemError(
             f"{name} must hold a value everywhere, but is a masked array that hides {hidden} "

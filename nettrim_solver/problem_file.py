@@ -7,13 +7,16 @@ The file holds the constructor's arguments under their own names; a sparse X as 
 from __future__ import annotations
 
 import errno
+import io
 import json
 import os
 import re
 import secrets
 import socket
 import stat
-from collections.abc import Iterator, Mapping
+import zipfile
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -65,7 +68,7 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
         # The system takes the umask out of the mode of a new file.
         handle = os.open(temporary, flags, 0o666 if mode is None else 0o600)
         try:
-            with os.fdopen(handle, "wb") as stream:
+            with os.fdopen(handle, "w+b") as stream:
                 yield stream
                 stream.flush()
                 os.fsync(stream.fileno())
@@ -109,16 +112,37 @@ def _is_alive(process: int) -> bool:
     return True
 
 
-def save_arrays(path: str | os.PathLike[str], arrays: dict[str, Any]) -> None:
+def save_arrays(
+    path: str | os.PathLike[str], arrays: Mapping[str, Any], deflate: Iterable[str] = ()
+) -> None:
     """Write named arrays to an ``.npz`` file under exactly this name, all or nothing.
+
+    Parameters
+    ----------
+    path : path
+    arrays : mapping of str to array_like
+    deflate : iterable of str
+        Names of arrays that are compressed where that makes them smaller.
 
     Raises
     ------
     OSError
         As :func:`whole_file`.
     """
+    smaller = {}
+    for name in deflate:
+        member = io.BytesIO()
+        np.lib.format.write_array(member, np.asanyarray(arrays[name]), allow_pickle=False)
+        if len(zlib.compress(member.getvalue())) < len(member.getvalue()):
+            smaller[name] = member.getvalue()
     with whole_file(path) as stream:
-        np.savez(stream, **arrays)
+        np.savez(stream, **{name: one for name, one in arrays.items() if name not in smaller})
+        if smaller:
+            with zipfile.ZipFile(stream, "a", zipfile.ZIP_DEFLATED) as archive:
+                for name, content in smaller.items():
+                    # A time of its own, so that the same arrays give the same bytes.
+                    entry = zipfile.ZipInfo(f"{name}.npy")
+                    archive.writestr(entry, content, zipfile.ZIP_DEFLATED)
 
 
 def save_problem(problem: Problem, path: str | os.PathLike[str]) -> None:
@@ -253,6 +277,7 @@ def load_arrays(
     ProblemFileError
         If the file is missing, damaged, pickled, no such archive, or takes too much memory.
     """
+    check_path(path)
     try:
         # Opened here, because np.load leaves the file open when it is no archive.
         with open(path, "rb") as stream:
@@ -287,6 +312,12 @@ def load_arrays(
         # A damaged archive makes zipfile, the decompressors and numpy's header parser raise nearly
         # anything: RuntimeError, MemoryError, tokenize and lzma errors, and more.
         raise unreadable(path, what, error) from None
+
+
+def check_path(path: Any) -> None:
+    """Raise unless this can be the name of a file."""
+    if not isinstance(path, (str, os.PathLike)) or "\0" in os.fspath(path):
+        raise ProblemFileError(f"path must be the name of a file, but was {path!r}")
 
 
 def unreadable(path: Any, what: str, error: Exception) -> ProblemFileError:

@@ -1,196 +1,116 @@
-"""What the command line shows: live and coloured on a terminal, plain lines anywhere else."""
+"""What the command line prints: lines and tables of at most the width of the terminal."""
 
 from __future__ import annotations
 
-import os
+import shutil
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
+
+from .checks import printable
+from .status import Status
+from .text import shortened
 
 if TYPE_CHECKING:
     from .comparison import Row
-    from .demo import PrunedNetwork, Step
     from .network import LayerProgress, LayerReport, PruningResult
     from .problem import Problem
     from .solution import Solution
-    from .solvers import Progress
 
-#: Called with a description, the work done and the work in all.
-Update = Callable[[str, float, float | None], None]
+#: Characters that the names in a table keep before one of its columns is left out.
+NAME_WIDTH = 12
 
-LAYER_HEADER = ("layer", "shape", "zeros %", "error/eps", "gap", "violation", "seconds", "status")
 
-#: What goes before a layer's name while a budget is spread or searched for.
-STAGES = {
-    "paths": "measuring ", "probe": "trying ", "pass": "a pass before, ", "final": "",
-    "refit": "refit to the output, ",
-}  # fmt: skip
+#: What a network is pruned with where all went well.
+DONE = (Status.OPTIMAL, Status.FEASIBLE, Status.PRUNED)
 
 
 class Screen:
-    """Plain text to stdout, nothing at all when quiet: the base of :class:`LiveScreen`."""
+    """Plain text on stdout; nothing at all when quiet."""
 
     def __init__(self, quiet: bool = False) -> None:
         self.quiet = quiet
 
     def line(self, text: str = "") -> None:
-        """Print one line, at once (a pipe's reader sees each result as it comes)."""
+        """Print one line, at once: a pipe's reader sees each result as it comes."""
         if not self.quiet:
-            print(text, flush=True)
+            print(*map(printable, text.split("\n")), sep="\n", flush=True)
 
     def table(
-        self,
-        title: str,
-        header: Sequence[str],
-        rows: Sequence[Sequence[str]],
-        left: Sequence[int] = (0, 1),
-    ) -> None:
-        """Print a table with its title; the columns `left` to the left, others to the right."""
-        widths = [max(len(row[i]) for row in (header, *rows)) for i in range(len(header))]
-        self.line(title)
-        for row in (header, *rows):
-            cells = [
-                cell.ljust(width) if i in left else cell.rjust(width)
-                for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-            ]
-            self.line(("  " + "  ".join(cells)).rstrip())
-        self.line()
+        self, header: Sequence[str], rows: Sequence[Sequence[str]], *, left: Sequence[int] = (0, 1),
+        expendable: Sequence[str] = (),
+    ) -> None:  # fmt: skip
+        """Print a table that fits the terminal.
 
-    @contextmanager
-    def progress(self) -> Iterator[Update]:
-        """Show the work that goes on inside the block (here: not at all)."""
-        yield lambda description, done, total: None
-
-
-class LiveScreen(Screen):
-    """A terminal: rich tables and a live progress bar."""
-
-    def __init__(self) -> None:
-        from rich.console import Console
-
-        super().__init__()
-        self.console = Console(highlight=False)
-
-    def line(self, text: str = "") -> None:
-        """Print one line above the progress bar, if there is one."""
-        self.console.print(text, markup=False, soft_wrap=True)
-
-    def table(
-        self,
-        title: str,
-        header: Sequence[str],
-        rows: Sequence[Sequence[str]],
-        left: Sequence[int] = (0, 1),
-    ) -> None:
-        """Print a table with its title."""
-        from rich.table import Table
-        from rich.text import Text
-
-        table = Table(title=Text(title, style="bold"), title_justify="left")
-        for i, name in enumerate(header):
-            table.add_column(name, justify="left" if i in left else "right")
-        for row in rows:
-            table.add_row(*(Text(cell) for cell in row))
-        self.console.print(table)
-
-    @contextmanager
-    def progress(self) -> Iterator[Update]:
-        """Show a bar, the count, the time and what is left of it; all goes away at the end."""
-        from rich import progress
-
-        columns = (
-            progress.TextColumn("{task.description}", markup=False),
-            progress.BarColumn(),
-            progress.MofNCompleteColumn(),
-            progress.TimeElapsedColumn(),
-            progress.TextColumn("left"),
-            progress.TimeRemainingColumn(),
-        )
-        with progress.Progress(*columns, console=self.console, transient=True) as bar:
-            task = bar.add_task("starting", total=None)
-            yield lambda description, done, total: bar.update(
-                task, description=description, completed=done, total=total
+        Parameters
+        ----------
+        header : sequence of str
+        rows : sequence of sequences of str
+            The first cell is a name, which is cut in its middle where the line would be too long.
+        left : sequence of int
+            Columns that are aligned to the left.
+        expendable : sequence of str
+            Heads of columns that are left out, in this order, before names become too short.
+        """
+        names = [printable(row[0]) for row in rows]
+        wanted = min(NAME_WIDTH, max(map(len, (header[0], *names))))
+        columns = list(range(1, len(header)))
+        gone = [header.index(name) for name in expendable]
+        while _room(header, rows, columns) < wanted and gone:
+            columns.remove(gone.pop(0))
+        names = [header[0], *shortened(names, max(wanted, _room(header, rows, columns)))]
+        cells = [
+            [name, *(row[i] for i in columns)]
+            for name, row in zip(names, (header, *rows), strict=True)
+        ]
+        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+        sides = [i in left for i in (0, *columns)]
+        for row in cells:
+            shown = (
+                cell.ljust(width) if side else cell.rjust(width)
+                for cell, width, side in zip(row, widths, sides, strict=True)
             )
+            self.line("  ".join(shown).rstrip())
 
 
-def make_screen(quiet: bool = False) -> Screen:
-    """Return a live screen on a terminal, a plain one for pipes, files and dumb terminals."""
-    live = sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
-    return LiveScreen() if live and not quiet else Screen(quiet)
+def _room(header: Sequence[str], rows: Sequence[Sequence[str]], columns: Sequence[int]) -> int:
+    """Return how many characters of a line these columns leave to the names."""
+    widths = [max(len(row[i]) for row in (header, *rows)) for i in columns]
+    return shutil.get_terminal_size().columns - sum(widths) - 2 * len(columns)
 
 
-def show_pruned(screen: Screen, result: PrunedNetwork) -> None:
-    """Print one tolerance of the demonstration: the accuracies, and a row per layer."""
-    rows = []
-    for layer in result.layers:
-        solution, judged = layer.solution, layer.solution.certificate
-        rows.append(
-            (
-                layer.name,
-                " x ".join(map(str, solution.W.shape)),
-                f"{100 * solution.sparsity:.1f}",
-                f"{layer.error_ratio:.4f}",
-                f"{judged.gap:.1e}",
-                f"{judged.violation:.1e}",
-                f"{solution.seconds['total']:.2f}",
-                str(solution.status),
-            )
-        )
-    title = (
-        f"tolerance {result.tolerance:g}: {100 * result.sparsity:.1f} % zeros, held-out accuracy "
-        f"{100 * result.accuracy_before:.1f} % -> {100 * result.accuracy:.1f} %"
-    )
-    screen.table(title, LAYER_HEADER, rows)
+def warn(text: str) -> None:
+    """Print a warning to stderr."""
+    print(f"nettrim: warning: {printable(text)}", file=sys.stderr)
 
 
-def step_reporter(update: Update) -> Callable[[Step], None]:
-    """Return the report function of a sweep that moves a progress bar."""
-
-    def report(step: Step) -> None:
-        where = f"tolerance {step.tolerance:g}, {step.layer}"
-        if step.progress is not None:
-            where += f", iteration {step.progress.iteration}"
-        update(where, step.done, step.total)
-
-    return report
+def percent(value: float | None) -> str:
+    """Return a fraction in percent, to three figures."""
+    return "-" if value is None else f"{100 * value:.3g}"
 
 
-def solve_reporter(update: Update) -> Callable[[Progress], None]:
-    """Return the callback of a single solve that moves a progress bar over the outputs."""
-
-    def callback(progress: Progress) -> None:
-        update(f"iteration {progress.iteration}, proved", progress.n_proved, progress.n_outputs)
-
-    return callback
+# While something runs -----------------------------------------------------------------------
 
 
-def layer_reporter(screen: Screen, update: Update) -> Callable[[LayerProgress], None]:
-    """Return the callback of a whole network: a bar over its layers, a line when one is done.
+def layer_reporter(screen: Screen, searched: bool) -> Callable[[LayerProgress], None]:
+    """Return the callback of a run: a line for every layer that is measured or finished.
 
-    While a budget is spread or searched for there is a line for every layer measured and for every
-    network tried.
+    In a search a line for every network that is tried takes their place.
     """
-    network, measured = ("final", 0), set()
+    told = set()
 
     def callback(at: LayerProgress) -> None:
-        nonlocal network
-        where, share = at.layer, 0.0
-        if at.progress is not None:
-            where += f", iteration {at.progress.iteration}"
-            share = at.progress.n_proved / max(1, at.progress.n_outputs)
-        update(STAGES[at.stage] + where, at.done + share, at.total)
-        if at.stage == "paths" and at.layer not in measured:
-            measured.add(at.layer)
-            screen.line(f"measuring {at.layer}, {at.done + 1} of {at.total}")
-        # A pass before a network, and a refit behind it, are of the same network.
-        tried = "final" if at.stage in ("pass", "refit") else at.stage, at.trial
-        if at.nnz is not None and tried != network:
+        line = ""
+        if at.stage == "paths":
+            line = f"measuring {at.layer}, {at.done + 1} of {at.total}"
+        elif searched and at.nnz is not None:
             best = "" if at.best_nnz is None else f", best so far {at.best_nnz:,}"
-            screen.line(f"network {at.trial + 1}: {at.nnz:,} weights{best}")
-        network = tried
-        if at.stage == "final" and at.report is not None:
-            screen.line(f"{at.done} of {at.total}, {_outcome(at.report)}")
+            line = f"network {at.trial + 1}: {at.nnz:,} weights{best}"
+        elif at.stage == "final" and at.report is not None:
+            line = f"{at.done} of {at.total}, {_outcome(at.report)}"
+        if line and line not in told:
+            told.add(line)
+            screen.line(line)
 
     return callback
 
@@ -200,7 +120,7 @@ def _outcome(report: LayerReport) -> str:
     if not report.pruned:
         return f"{report.name}: {report.outcome}"
     return (
-        f"{report.name}: {100 * report.sparsity:.1f} % zeros, error {percent(report.error)} %, "
+        f"{report.name}: {percent(report.sparsity)} % zeros, error {percent(report.error)} %, "
         f"{report.status}, {report.seconds:.2f} s"
     )
 
@@ -217,49 +137,33 @@ def row_reporter(screen: Screen) -> Callable[[Row], None]:
     return callback
 
 
-def show_network(screen: Screen, result: PruningResult) -> None:
-    """Print what has become of a network: a row per layer, and the network as a whole."""
+# Results ------------------------------------------------------------------------------------
+
+
+def show_layers(screen: Screen, result: PruningResult) -> None:
+    """Print a row per layer, and what was chosen, left out or warned of."""
+    from .network.report import MEANINGS
     from .network.report_fields import why_no_bound
 
-    held = result.output_error_heldout is not None
-    header = ("layer", "shape", "zeros %", "error %", "network %", "bound %",
-              *(("held-out %",) if held else ()), "gap", "seconds", "status")  # fmt: skip
     rows = [
         (
-            one.name, " x ".join(map(str, one.shape)), f"{100 * one.sparsity:.1f}",
+            one.name, "x".join(map(str, one.shape)), f"{100 * one.sparsity:.1f}",
             percent(one.error), percent(one.network_error), percent(one.network_bound),
-            *((percent(one.network_error_heldout),) if held else ()),
-            "-" if one.gap is None else f"{one.gap:.0e}", f"{one.seconds:.2f}",
-            one.outcome if one.status is None else str(one.status),
+            f"{one.seconds:.1f}", one.outcome if one.status is None else str(one.status),
         )
         for one in result.layers
     ]  # fmt: skip
-    screen.table(f"Errors relative to the trained outputs, {result.mode}", header, rows)
+    header = ("layer", "shape", "zeros %", "error %", "network %", "bound %", "seconds", "status")
+    screen.table(header, rows, expendable=("bound %", "network %", "shape", "seconds"))
     for one in result.layers:
         if one.reason:
             screen.line(f"{one.name} {one.outcome}: {one.reason}")
-    for text in result.warnings:
-        screen.line(f"warning: {text}")
+    for text in (*result.notes, *(f"warning: {text}" for text in result.warnings)):
+        screen.line(text)
     if reason := why_no_bound(result):
         screen.line(reason)
-    bound = percent(result.output_bound)
-    proof = "" if bound == "-" else f" (proved: at most {bound} %)"
-    others = f", {percent(result.output_error_heldout)} % on held-out samples" if held else ""
-    screen.line(
-        f"{100 * result.sparsity:.1f} % zeros, {result.nnz:,} of {result.network.n_weights:,} "
-        f"weights stay; output error {percent(result.output_error)} %{proof}{others}; "
-        f"{result.seconds:.1f} s"
-    )
-
-
-def percent(value: float | None) -> str:
-    """Return a fraction in percent, to three figures."""
-    return "-" if value is None else f"{100 * value:.3g}"
-
-
-def warn(text: str) -> None:
-    """Print a warning to stderr."""
-    print(f"nettrim: warning: {text}", file=sys.stderr)
+    if result.status not in DONE:
+        screen.line(f"{result.status}: {MEANINGS[result.status]}.")
 
 
 def show_solution(screen: Screen, problem: Problem, solution: Solution) -> None:

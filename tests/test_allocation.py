@@ -15,11 +15,10 @@ from nettrim_solver.network import (
     Dense,
     LayerPath,
     Network,
-    layer_path,
 )
 from nettrim_solver.network.allocation import Allocator, allocate, measure_paths, split
 from nettrim_solver.network.choices import Execution
-from nettrim_solver.network.probing import measuring_recipe
+from nettrim_solver.network.probing import Prober, measuring_recipe
 from nettrim_solver.network.spreading import (
     least_nnz,
     spread_by_output,
@@ -216,28 +215,14 @@ def test_skipped_layers_do_not_count():
 def test_measured_paths_can_be_used_again():
     network = small()
     paths = measure_paths(network, X)
-    assert allocate(network, X, nnz=40, paths=paths) == allocate(network, X, nnz=40)
-    alone = allocate(network, nnz=40, paths=paths)
-    assert alone == allocate(network, X, nnz=40, weigh=False)
+    assert allocate(network, X, nnz=40, paths=paths) == allocate(network, nnz=40, paths=paths)
 
 
 def test_the_same_call_gives_the_same_budgets():
     assert allocate(small(), X, nnz=30) == allocate(small(), X, nnz=30)
 
 
-def test_the_last_layer_behind_whole_ones_counts_in_full():
-    """With nothing pruned before it, and nothing behind it, the cascade is the layer alone."""
-    network = small()
-    held = RNG.standard_normal((50, 8))
-    grid = [1 - round(15 / 1.5) / 15]
-    paths = {n: layer_path(network, n, X, grid, X_heldout=held) for n in ("first", "second")}
-    paths["third"] = layer_path(network, "third", X, grid, X_heldout=held)
-    allocator = Allocator(network, X, *ALPS, method="output_error", paths=paths, X_heldout=held)
-    allocator.weigh(allocator.most)
-    assert allocator.weights["third"] == pytest.approx(1.0, rel=TOLERANCE["reordered"])
-
-
-def test_a_network_of_twelve_layers_gains_without_looking_at_the_cascade():
+def test_a_network_of_twelve_layers_gains():
     rng = np.random.default_rng(12)
     widths = [8, 16, *[8] * 10, 3]
     operations = []
@@ -254,22 +239,20 @@ def test_a_network_of_twelve_layers_gains_without_looking_at_the_cascade():
     assert errors["output_error"] < 0.9 * errors["uniform"]
 
 
-def test_weights_say_what_the_cascade_does_not_repair():
-    """A layer that a whole one follows is repaired by it; its weight is below 1."""
-    rng = np.random.default_rng(8)
-    # Twice as many hidden units as inputs: the layer behind can make up for much.
-    network = Network(
-        [
-            Dense(rng.standard_normal((8, 16)), np.zeros(16), name="wide"),
-            Activate("relu"),
-            Dense(rng.standard_normal((16, 3)), np.zeros(3), name="scores"),
-        ]
-    )
-    samples = rng.standard_normal((1000, 8))
-    allocator = Allocator(network, samples, *ALPS, method="output_error")
-    allocator.prepare()
-    allocator.weigh(100)
-    assert allocator.weights["wide"] < 1.0
+@pytest.mark.parametrize("method", ["shape", "output_error"])
+def test_the_split_with_the_best_draft_is_taken(method, monkeypatch):
+    network, errors = small(), iter([0.3, 0.1, 0.2])
+    splits = []
+
+    def draft(self, state, budgets, place):
+        splits.append(dict(budgets))
+        return state
+
+    monkeypatch.setattr(Allocator, "_onward", draft)
+    monkeypatch.setattr(Prober, "output_error", lambda self, network: next(errors))
+    assert allocate(network, X, nnz=40, method=method) == splits[1]
+    assert len(splits) == (2 if method == "shape" else 3)
+    assert all(sum(split.values()) == 40 for split in splits)
 
 
 def test_every_sample_is_used_or_held_out():
@@ -297,7 +280,6 @@ def test_the_least_is_a_weight_per_output_that_has_any():
         ({"nnz": 50, "skip": "first"}, "8 to 45 nonzeros"),
         ({"nnz": 50, "method": "best"}, "method must be one of"),
         ({"nnz": 50, "mode": "serial"}, "mode must be one of"),
-        ({"nnz": 50, "weigh": "yes"}, "weigh must be True or False"),
         ({"nnz": 50, "skip": ["first", "second", "third"]}, "at least one layer"),
         ({"nnz": 50, "skip": "fourth"}, "matches none"),
         ({"nnz": 50, "paths": {"first": path_of([1, 0])}}, "paths must hold one of every layer"),

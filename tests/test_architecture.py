@@ -18,7 +18,7 @@ MODULES = {
 #: Each floor may import from itself and from the floors before it. A name stands for the module or
 #: for everything below it.
 FLOORS = [
-    {"exceptions", "status", "checks"},
+    {"exceptions", "status", "checks", "text"},
     {"activations", "threads", "sample_size"},
     {"problem", "problem_checks", "problem_file"},
     {"plotting"},

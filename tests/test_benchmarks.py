@@ -14,12 +14,15 @@ from benchmarks import (
     compare_known,
     compare_layers,
     compare_report,
+    count_search,
     layer_references,
     layer_report,
     pages,
 )
 from benchmarks.environment import environment
 from benchmarks.layer import N_REFERENCE, TARGETS, Layer, all_cases, time_cases
+from nettrim_solver import instances
+from nettrim_solver.penalty_search import options
 from nettrim_solver.solvers import SOLVERS
 
 from .tolerances import TOLERANCE
@@ -192,6 +195,34 @@ def test_a_quick_network_run(results, capsys):
         if layer["network_bound"] is not None
     )
     assert "magnitude" in capsys.readouterr().out
+
+
+def test_a_quick_count_search(results, monkeypatch, capsys):
+    small = instances.random_relu_layer(60, 12, 70, intercept=True, seed=0).problem
+    monkeypatch.setattr(count_search, "gaussian", lambda: small)
+    cases = (("gaussian", {}, "layer", (0.75,)), ("gaussian", {}, "output", (0.75,)))
+    monkeypatch.setattr(count_search, "CASES", cases)
+    monkeypatch.setattr(
+        count_search, "in_fresh_process",
+        lambda task, n_threads, **arguments: count_search.time_cases(**arguments),
+    )  # fmt: skip
+    before = options.solve_program
+    assert harness.main(["count_search", "--quick"]) == 0
+    assert options.solve_program is before
+    result = json.loads((results / "count_search-quick.json").read_text())["result"]
+    layer, output = result["rows"]
+    assert (layer["scope"], output["scope"]) == ("layer", "output")
+    for row in result["rows"]:
+        assert row["reached"] >= 0.75 and row["status"] == row["solve_status"] == "optimal"
+        assert row["gap"] <= TOLERANCE["proved"] and row["violation"] <= TOLERANCE["proved"]
+        assert row["ratio"] == row["search_cpu_seconds"] / row["solve_cpu_seconds"]
+        assert 1 <= row["full_solves"] <= row["layers_solved"] < row["solves"]
+    assert (
+        layer["reached"] == 0.75 and layer["solves"] > layer["full_solves"]
+    )  # some outputs come first
+    assert result["worst_ratio"] == max(row["ratio"] for row in result["rows"])
+    assert result["met"] == (result["worst_ratio"] <= count_search.TARGET)
+    assert "gaussian, scope output" in capsys.readouterr().out
 
 
 def test_a_quick_comparison(results, capsys):
@@ -407,3 +438,8 @@ def test_outputs_under_a_joint_radius_are_a_joint_program_of_their_own():
 def test_the_pages_hold_the_tables_of_the_results(report):
     record = json.loads(report.RESULT.read_text())
     assert report.markdown(record["result"]) in report.PAGE.read_text()
+
+
+def test_the_page_holds_the_table_of_the_count_search():
+    record = json.loads((layer_report.RESULT.parent / "count_search.json").read_text())
+    assert count_search.describe(record["result"]) in layer_report.PAGE.read_text()

@@ -25,6 +25,8 @@ from nettrim_solver.exceptions import (
     SolverError,
     UnsupportedError,
 )
+from nettrim_solver.penalty_search import options
+from nettrim_solver.penalty_search.bracketing import NEARLY
 from nettrim_solver.penalty_search.programs import LEAST, Programs, reach
 from nettrim_solver.problem import RADII
 from nettrim_solver.solvers import SOLVERS
@@ -199,6 +201,71 @@ def test_what_no_penalty_can_use_stays_unused():
     assert warning.startswith(f"{solution.nnz} nonzeros are returned, although 72 may stay")
     assert solution.status == "optimal" and solve(problem, "alps", nnz=72).nnz == 72
     assert solution.certificate.distance <= 1e3 * LEAST * np.linalg.norm(problem.target_norms)
+
+
+def near_interpolation():
+    """More inputs than active samples: about half of the weights meet all targets."""
+    return layer(60, 80, 8, radius="joint", intercept=False)
+
+
+def test_near_interpolation_ends_before_the_least_penalty(monkeypatch):
+    problem, levels = near_interpolation(), []
+    solved = options.solve_program
+
+    def watched(problem, *args, **keywords):
+        levels.append(float(np.min(problem.lambda_)))
+        return solved(problem, *args, **keywords)
+
+    monkeypatch.setattr(options, "solve_program", watched)
+    solution = solve(problem, sparsity=0.1)
+    unit = Programs(problem, "admm", False).unit[0]
+    assert solution.nnz < 576 and solution.status == "optimal"
+    assert min(levels) > 1.5 * LEAST * unit and len(levels) <= 5
+    reached = solution.certificate.distance / np.linalg.norm(problem.target_norms)
+    assert 0 < reached <= NEARLY
+    (warning,) = solution.warnings
+    assert f"although 576 may stay: they come within {100 * reached:.2g} % of" in warning
+    # The least penalty of all leaves too few, too: the search was right to end.
+    least = solve(problem.penalise(LEAST * unit))
+    assert least.nnz < 576
+
+
+@pytest.mark.parametrize("sparsity", [0.02, 0.1, 0.3])
+def test_counts_that_are_within_reach_are_met_however_near_the_targets(sparsity):
+    # Trained weights of all sizes: without the small ones the distance is below a per cent.
+    rng = np.random.default_rng(0)
+    X, sizes = rng.standard_normal((200, 20)), 10.0 ** rng.uniform(-3.5, 0, (20, 5))
+    W = rng.standard_normal((20, 5)) * sizes
+    problem = Problem(X, X @ W, W, activation="identity", intercept=False)
+    solution = solve(problem, sparsity=sparsity)
+    assert solution.nnz == 100 - round(sparsity * 100) and solution.status == "optimal"
+    distance = solution.certificate.distance
+    assert 0 < distance < NEARLY * np.linalg.norm(problem.target_norms)
+
+
+@pytest.mark.parametrize("radius", RADII)
+@pytest.mark.parametrize("sparsity", [0.5, 0.8, 0.95])
+def test_a_search_takes_few_solves_of_all_outputs(monkeypatch, sparsity, radius):
+    problem, outputs = layer(200, 40, 80, radius=radius), []
+    solved = options.solve_program
+
+    def watched(problem, *args, **keywords):
+        outputs.append(problem.n_outputs)
+        return solved(problem, *args, **keywords)
+
+    monkeypatch.setattr(options, "solve_program", watched)
+    solution = solve(problem, sparsity=sparsity)
+    assert solution.sparsity == sparsity and solution.status == "optimal"
+    assert outputs[0] == 32 and 1 <= outputs.count(80) <= 5 and len(outputs) <= 10
+
+
+def test_the_guessed_slope_is_that_of_the_guess():
+    programs = Programs(layer(), "admm", False)
+    keep = np.array([12])
+    (low,), (high,) = (programs.guess(keep + step) for step in (-1, 1))
+    logits = [np.log(k / (48 - k)) for k in (11, 13)]
+    slope = (logits[1] - logits[0]) / (high - low)
+    assert programs.slope(keep)[0] == pytest.approx(slope, rel=0.02)
 
 
 # Ties ---------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from nettrim_solver.cli.solve import EXAMPLE, solution_arrays
 from tests.tolerances import TOLERANCE
 
 SOLVE = sys.modules["nettrim_solver.solve"]
-COMMANDS = ([], ["demo"], ["solve"], ["prune"], ["inspect"], ["compare"])
+COMMANDS = ([], *([name] for name in "demo solve prune recipes inspect compare".split()))
 
 
 @pytest.fixture
@@ -28,12 +28,12 @@ def problem_file(tmp_path, layer):
     return path
 
 
-def process(*words, **options):
+def process(*words, environment=None, **options):
     root = str(Path(nettrim_solver.__file__).parent.parent)
     paths = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH", "")]))
     return subprocess.run(
-        [sys.executable, *words],
-        env=os.environ | {"PYTHONPATH": paths}, capture_output=True, text=True, **options,
+        [sys.executable, *words], env=os.environ | {"PYTHONPATH": paths} | (environment or {}),
+        capture_output=True, text=True, **options,
     )  # fmt: skip
 
 
@@ -194,7 +194,13 @@ def test_the_problem_is_never_overwritten(problem_file, capsys):
         (["solve", "FILE", "--time-limit", "-1"], "time_limit"),
         (["solve", "FILE", "--n-threads", "0"], "n_threads"),
         (["solve", "FILE", "--tol-gap", "2"], "tol_gap"),
-        (["solve", "FILE", "--frobnicate"], "--frobnicate"),
+        (["solve", "FILE", "--frobnicate"], "--frobnicate (see nettrim solve --help)"),
+        (
+            ["solve", "FILE", "--max-itre=3"],
+            "did you mean '--max-iter'? (see nettrim solve --help)",
+        ),
+        (["solve", "FILE", "another"], "'another' (see nettrim solve --help)"),
+        (["recipes", "bast"], "best, fast, net-trim"),
     ],
 )
 def test_bad_usage_is_2(words, message, problem_file, capsys):
@@ -286,3 +292,15 @@ def test_a_closed_pipe_is_no_traceback(problem_file):
     finally:
         os.close(write)
     assert (answer.returncode, answer.stderr) == (1, "")
+
+
+def test_a_name_that_the_terminal_cannot_show_costs_nothing(tmp_path):
+    """An ASCII terminal, and a file name that it lacks: the answer is written and told of."""
+    output = tmp_path / "b\xe9ta.npz"
+    Problem(np.eye(3), np.ones((3, 2)), epsilon=1.0).save(tmp_path / "p.npz")
+    answer = process(
+        "-m", "nettrim_solver", "solve", str(tmp_path / "p.npz"), "-o", str(output),
+        environment={"PYTHONIOENCODING": "ascii"}, cwd=tmp_path,
+    )  # fmt: skip
+    assert answer.returncode == 0 and answer.stderr == "" and output.exists()
+    assert "b\\xe9ta.npz" in answer.stdout

@@ -7,20 +7,19 @@ import pytest
 
 from nettrim_solver.cli import main
 
-RECIPE = b"""# what is done to a network
-sparsity = 0.5
-solver = "magnitude"
+RECIPE = b"""# how a network is pruned
+version = 1
+steps = ["magnitude", {step = "refit", damping = 0.1}]
 mode = "cascade"
-pipeline = ["magnitude", "refit"]
 skip = ["W7*", "W0"]
-seed = 3
 gamma = 1.0
 max_rows = 100
-[settings]
-scope = "layer"
-[overrides.W1]
+passes = 0
+allocation = "uniform"
+[layers.W1]
 sparsity = 0.25
 skip = false
+steps = "wanda"
 """
 
 
@@ -75,7 +74,7 @@ def check(name, n, seed, folder, capsys):
     codes = {0: 0, 2: 0}
     for content in mutations(SEEDS[name], n, seed):
         (folder / name).write_bytes(content)
-        words = ["--recipe", name] if name == "recipe.toml" else ["--tolerance", "0.1"]
+        words = ["--tolerance", "0.1", *(["--recipe", name] if name == "recipe.toml" else ())]
         inputs = "inputs.npy" if name == "recipe.toml" else name
         validation = ["--validation", name] if name == "inputs.npz" else []
         code = main(["prune", "network.npz", "--calibration", inputs, *validation, *words,

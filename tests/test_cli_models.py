@@ -34,6 +34,10 @@ def arrays(folder):
     return named
 
 
+def steps(solver):
+    return "--recipe", "net-trim", "--set", f"steps={solver}"
+
+
 def one_error(capsys):
     printed = capsys.readouterr()
     assert printed.out == "" and printed.err.count("\n") == 1 and "bug" not in printed.err
@@ -46,7 +50,7 @@ def one_error(capsys):
 def test_inspect_counts_the_weights(arrays, capsys):
     assert main(["inspect", "network.npz"]) == 0
     text = capsys.readouterr().out
-    assert "6 x 8" in text and "72 weights, 6 of them zero" in text and "(n_samples, 6)" in text
+    assert "6x8" in text and "72 weights, 6 of them zero" in text and "(n_samples, 6)" in text
     assert main(["inspect", "network.npz", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert [one["zeros"] for one in found["layers"]] == [6, 0]
@@ -95,7 +99,7 @@ def onnx_outputs(path, X):
 
 @pytest.mark.parametrize("more", [[], ["--sparse"]])
 def test_an_onnx_model_is_pruned_by_the_name_of_its_input(graph, capsys, more):
-    words = ["--calibration", "inputs.npz", "--sparsity", "0.6", "--solver", "alps", "--json"]
+    words = ["--calibration", "inputs.npz", "--sparsity", "0.6", *steps("alps"), "--json"]
     assert main(["prune", "model.onnx", *words, "-o", "pruned.onnx", *more]) == 0
     error = json.loads(capsys.readouterr().out)["output_error"]
     before, after = (onnx_outputs(path, graph) for path in ("model.onnx", "pruned.onnx"))
@@ -142,7 +146,7 @@ def two_inputs(folder):
 def test_the_other_inputs_of_a_model_keep_the_values_given(two_inputs, capsys):
     onnx, runtime = (pytest.importorskip(name) for name in ("onnx", "onnxruntime"))
     words = ["prune", "two.onnx", "--calibration", "inputs.npz", "--sparsity", "0.5",
-             "--solver", "wanda", "--quiet", "-o", "out.onnx"]  # fmt: skip
+             *steps("wanda"), "--quiet", "-o", "out.onnx"]  # fmt: skip
     assert main([*words, "--onnx-constants", "factor.npz"]) == 0
     X = np.load("inputs.npz")["x"]
     pruned = onnx.numpy_helper.to_array(onnx.load("out.onnx").graph.initializer[0])
@@ -181,7 +185,7 @@ def test_arrays_named_after_all_inputs_are_joined(two_inputs, capsys):
     inputs = {name: array.astype(np.float32) for name, array in inputs.items()}
     np.savez("both.npz", labels=rng.integers(3, size=30), **inputs)
     words = ["prune", "two.onnx", "--calibration", "both.npz", "--validation", "both.npz",
-             "--sparsity", "0.5", "--solver", "wanda", "--json", "-o", "out.onnx"]  # fmt: skip
+             "--sparsity", "0.5", *steps("wanda"), "--json", "-o", "out.onnx"]  # fmt: skip
     assert main(words) == 0
     found = json.loads(capsys.readouterr().out)
     outputs = []
@@ -259,7 +263,7 @@ def estimator(folder):
     centres = 4 * rng.standard_normal((3, 5))
     y = rng.integers(3, size=300)
     X = centres[y] + rng.standard_normal((300, 5))
-    mlp = MLPClassifier((16,), solver="lbfgs", max_iter=40, tol=1.0, random_state=0)
+    mlp = MLPClassifier((16,), solver="lbfgs", max_iter=40, tol=1e-2, random_state=0)
     model = make_pipeline(StandardScaler(), mlp).fit(X, names[y])
     joblib.dump(model, "model.joblib")
     with open("model.pkl", "wb") as stream:
@@ -313,7 +317,7 @@ def test_two_classes_are_scored_at_one_half(folder, capsys):
 def test_zeros_that_a_model_cannot_store_as_such_are_told_of(graph, folder, capsys):
     import onnx
 
-    words = ["--calibration", "data.npz", "--sparsity", "0.9", "--solver", "magnitude", "--sparse"]
+    words = ["--calibration", "data.npz", "--sparsity", "0.9", *steps("magnitude"), "--sparse"]
     model = onnx.load("model.onnx")
     model.ir_version = 5
     onnx.save(model, "old.onnx")
@@ -351,6 +355,23 @@ def test_compare_draws_and_prints_json(arrays, folder, capsys):
     assert "<svg" in (folder / "plot.svg").read_text()
 
 
+def test_compare_takes_recipes_beside_solvers(arrays, folder, capsys):
+    (folder / "base.toml").write_text('skip = "W1"\n')
+    words = ["--calibration", "data.npz", "--solvers", "best", "wanda", "--sparsities", "0.5"]
+    words += ["--recipe", "base.toml", "--set", "mode=parallel", "--json"]
+    assert main(["compare", "network.npz", *words]) == 0
+    best, wanda = json.loads(capsys.readouterr().out)["rows"]
+    assert best["nnz"] == 24 + 24 and best["error"] < wanda["error"]
+
+
+def test_a_plot_without_matplotlib_is_refused_before_the_work(arrays, folder, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    words = ["--calibration", "data.npz", "-o", "table.json", "--plot", "plot.svg"]
+    assert main(["compare", "network.npz", *words]) == 2
+    assert "the plot needs matplotlib" in one_error(capsys)
+    assert not (folder / "table.json").exists() and not (folder / "plot.svg").exists()
+
+
 def test_compare_tells_an_interruption_from_its_time_limit(arrays, capsys, monkeypatch):
     words = ["--calibration", "data.npz", "--solvers", "magnitude", "wanda", "-o", "table.json"]
     assert main(["compare", "network.npz", *words, "--time-limit", "1e-9"]) == 1
@@ -373,6 +394,9 @@ def test_compare_tells_an_interruption_from_its_time_limit(arrays, capsys, monke
         (("--calibration", "data.npz", "--solvers", "nothing"), "nothing"),
         (("--calibration", "data.npz", "--sparsities", "1.5"), "sparsities"),
         (("--calibration", "data.npz", "--plot", "plot.txt"), ".png"),
+        (("--calibration", "data.npz", "--solvers", "bets"), "did you mean 'best'?"),
+        (("--calibration", "data.npz", "--set", "skip=W7"), "'W7' matches none"),
+        (("--calibration", "data.npz", "--mode", "parallel"), "--set mode=parallel"),
         (("--calibration", "data.npz", "-o", "missing/table.json"), "cannot write"),
         (("--calibration", "data.npz", "-o", "network.npz"), "read as well"),
     ],

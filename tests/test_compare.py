@@ -427,7 +427,10 @@ def test_a_plot_of_something_else(found):
     ("changes", "message"),
     [
         ({"X": np.ones((4, 8))}, r"a Problem has samples .* of its own, but got \['X'\]"),
-        ({"mode": "parallel"}, r"a Problem has samples .* of its own, but got \['mode'\]"),
+        ({"recipe": "best"}, r"a Problem has samples .* of its own, but got \['recipe'\]"),
+        ({"mode": "parallel"}, r"mode is no argument of compare\(\) any more.*mode='parallel'"),
+        ({"solvers": ["best"]}, "solvers must be among"),
+        ({"solvers": ["admmm"]}, "did you mean 'admm'"),
         ({"solvers": ["nothing"]}, "solvers must be among"),
         ({"solvers": "admm"}, "solvers must be a sequence"),
         ({"solvers": []}, "solvers must not be empty"),
@@ -476,7 +479,7 @@ def test_a_plot_of_something_else(found):
     ],
 )
 def test_bad_input_is_refused_before_any_work(changes, message, monkeypatch):
-    monkeypatch.setattr(layer.LayerRun, "solver", lambda *args: pytest.fail("work was begun"))
+    monkeypatch.setattr(layer.LayerRun, "everything", lambda *args: pytest.fail("work was begun"))
     problem, _ = make()
     with pytest.raises(NettrimError, match=message):
         compare(problem, **changes)

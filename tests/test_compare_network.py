@@ -5,7 +5,16 @@ import time
 import numpy as np
 import pytest
 
-from nettrim_solver import Comparison, Network, Status, compare, prune_network, refit, solve
+from nettrim_solver import (
+    Comparison,
+    Network,
+    Recipe,
+    Status,
+    compare,
+    prune_network,
+    refit,
+    solve,
+)
 from nettrim_solver.compare import network as comparing
 from nettrim_solver.exceptions import NettrimError
 from nettrim_solver.network import Activate, Calibration, Dense
@@ -41,7 +50,7 @@ def test_rows_are_what_runs_of_ones_own_give(trained, mode):
     names = ["magnitude", "alps", "admm"]
     accuracy = same_choice(network, fresh)
     found = compare(
-        network, X, solvers=names, sparsities=SPARSITIES, X_heldout=fresh, mode=mode,
+        network, X, solvers=names, sparsities=SPARSITIES, X_heldout=fresh, recipe=Recipe(mode=mode),
         accuracy=accuracy,
     )  # fmt: skip
     assert found.complete and found.kind == "network" and found.n_heldout == len(fresh)
@@ -49,7 +58,8 @@ def test_rows_are_what_runs_of_ones_own_give(trained, mode):
     keys = [(row.solver, row.sparsity) for row in found.rows]
     assert keys == [(name, sparsity) for name in names for sparsity in SPARSITIES]
     for row in found.rows:
-        pruned = prune_network(network, X, sparsity=row.sparsity, solver=row.solver, mode=mode)
+        recipe = Recipe(steps=row.solver, mode=mode)
+        pruned = prune_network(network, X, sparsity=row.sparsity, recipe=recipe)
         weights = [layer.W for layer in pruned.network.layers]
         size = sum(W.size for W in weights)
         kept = sum(W.size - round(row.sparsity * W.size) for W in weights)
@@ -66,12 +76,39 @@ def test_rows_are_what_runs_of_ones_own_give(trained, mode):
         assert row.activation_error is row.heldout_activation_error is row.failure is None
 
 
-def test_by_default_the_pruners_and_the_default_solver_appear_once_each(trained):
+def test_by_default_recipes_the_default_solver_and_the_pruners_appear_once_each(trained):
     network, X, _ = trained
-    found = compare(network, X, sparsities=[0.5], mode="parallel")
+    found = compare(network, X, sparsities=[0.5], recipe=Recipe(mode="parallel"))
     pruners = [name for name, info in SOLVERS.items() if info.needs_W]
-    assert [row.solver for row in found.rows] == ["admm", *pruners]
+    assert [row.solver for row in found.rows] == ["best", "fast", "admm", *pruners]
     assert all(row.failure is None and row.seconds > 0 for row in found.rows)
+
+
+def test_recipes_are_compared_by_name_and_as_they_are(trained):
+    network, X, _ = trained
+    solvers = {"best": "best", "mine": Recipe(steps=["wanda", "refit"], skip="hidden"),
+               "base": "wanda"}  # fmt: skip
+    base = Recipe(skip="scores")
+    found = compare(network, X, solvers=solvers, sparsities=[0.5], recipe=base, refit=True)
+    # What is chosen for the network has no steps to refine.
+    assert [row.label for row in found.rows] == ["best", "mine", "mine+refit", "base", "base+refit"]
+    assert [row.nnz for row in found.rows] == [64, 92, 92, 64, 64]
+    best = prune_network(network, X, sparsity=0.5, recipe=Recipe.named("best").with_(skip="scores"))
+    assert found.rows[0].error == pytest.approx(best.output_error, rel=TOLERANCE["reordered"])
+
+
+def test_a_recipe_with_more_than_layers_counts_the_whole_call(trained, monkeypatch):
+    network, X, _ = trained
+    calls, real = [], comparing.prune_network
+
+    def watched(*args, **options):
+        calls.append(real(*args, **options))
+        return calls[-1]
+
+    monkeypatch.setattr(comparing, "prune_network", watched)
+    rows = compare(network, X, solvers=["fast", "wanda"], sparsities=[0.5]).rows
+    assert rows[0].seconds == calls[0].seconds
+    assert rows[1].seconds == sum(one.seconds for one in calls[1].layers)
 
 
 def test_refinements_follow_the_solver_in_every_layer(trained):
@@ -85,7 +122,7 @@ def test_refinements_follow_the_solver_in_every_layer(trained):
     def refitted(problem, nnz, *, n_threads, **others):
         return refit(problem, solve(problem, "wanda", nnz=nnz, scope="layer"), damping=0.2)
 
-    own = prune_network(network, X, sparsity=0.5, pipeline=refitted)
+    own = prune_network(network, X, sparsity=0.5, recipe=Recipe(steps=refitted))
     assert found.rows[1].error == pytest.approx(own.output_error, rel=TOLERANCE["reordered"])
     plain, refit_row, swapped = (row.error for row in found.rows)
     assert swapped < refit_row < plain
@@ -107,7 +144,9 @@ def test_batches_that_can_be_read_once_serve_all_rows(trained):
 
 def test_layers_may_be_left_out(trained):
     network, X, _ = trained
-    (row,) = compare(network, X, solvers=["obd"], sparsities=[0.5], skip="scores").rows
+    (row,) = compare(
+        network, X, solvers=["obd"], sparsities=[0.5], recipe=Recipe(skip="scores")
+    ).rows
     assert row.nnz == 40 + 24 and row.warnings == ()
 
 
@@ -189,17 +228,27 @@ def test_memory_json_and_plot(trained, tmp_path):
         ({"sparsities": [1.0]}, r"sparsities must lie in \[0, 1\)"),
         ({"settings": {"obd": {"colour": 1}}}, r"settings\['obd'\] may hold.*colour"),
         ({"settings": {"obd": {"damping": -1}}}, "damping must lie in"),
-        ({"mode": "both"}, "mode must be one of"),
-        ({"skip": "nothing"}, "skip must name layers"),
-        ({"sparsity": 0.5}, r"of prune_network, a comparison takes .*\['sparsity'\]"),
-        ({"colour": 1}, r"of prune_network, a comparison takes .*\['colour'\]"),
+        ({"solvers": ["bast"]}, "solvers must be among.*did you mean"),
+        ({"recipe": "bast"}, "recipe must be a Recipe or one of"),
+        ({"recipe": Recipe(skip="nothing")}, "skip must name layers"),
+        ({"solvers": {"a": Recipe(skip="nothing")}}, "skip must name layers"),
+        ({"mode": "parallel"}, r"mode is no argument of compare\(\) any more.*mode='parallel'"),
         ({"accuracy": 1}, "accuracy must be callable"),
         ({"time_limit": -1}, "time_limit must lie in"),
     ],
 )
 def test_bad_input_is_refused_before_any_work(trained, changes, message, monkeypatch):
-    monkeypatch.setattr(comparing.NetworkRun, "solver", lambda *args: pytest.fail("work was begun"))
+    monkeypatch.setattr(
+        comparing.NetworkRun, "everything", lambda *args: pytest.fail("work was begun")
+    )
     network, X, _ = trained
     X = changes.pop("X", X)
     with pytest.raises(NettrimError, match=message):
         compare(network, X, **{"solvers": ["obd"]} | changes)
+
+
+@pytest.mark.parametrize("name", ["sparsity", "colour"])
+def test_unknown_arguments_are_refused(trained, name):
+    network, X, _ = trained
+    with pytest.raises(TypeError, match=f"unexpected keyword argument '{name}'"):
+        compare(network, X, **{name: 0.5})

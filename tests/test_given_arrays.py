@@ -234,3 +234,8 @@ def test_remedies_of_layouts(given, wanted, remedy):
 
 def test_names_are_printed_without_escape_sequences():
     assert printable("fc\x1b[2J\x07\u202e\u00e9") == "fc\\x1b[2J\\x07\\u202e\u00e9"
+
+
+def test_a_summary_holds_no_escape_sequences():
+    network = Network([Dense(np.eye(3), name="fc\x1b[2J")])
+    assert "fc\\x1b[2J" in network.summary() and "\x1b" not in network.summary()

@@ -12,6 +12,7 @@ from nettrim_solver.network import (
     Softmax,
     refit_output,
 )
+from nettrim_solver.network.distillation import Adam
 from nettrim_solver.pipeline import Pipeline, Refit, Solve
 from nettrim_solver.status import Status
 
@@ -52,23 +53,22 @@ def test_zeros_stay_and_the_error_falls(activation, dtype):
     )
 
 
-def test_more_steps_never_err_more():
+def test_without_epochs_the_pruned_network_comes_back_and_more_err_less():
     network = mlp()
     pruned = prune(network, X, **ALPS).network
     errors = [
-        error(network, refit_output(network, pruned, X, steps=steps, damping=0.0))
-        for steps in (0, 1, 2, 5, 20)
+        error(network, refit_output(network, pruned, X, epochs=epochs)) for epochs in (0, 10, 100)
     ]
     assert errors[0] == error(network, pruned)
-    assert all(np.diff(errors) < 0)
+    assert errors[0] > errors[1] > errors[2]
 
 
 @pytest.mark.parametrize("bias", [True, False])
-def test_the_last_layer_alone_ends_at_least_squares(bias):
+def test_the_last_layer_alone_comes_near_least_squares(bias):
     """Its output is linear in its weights: the minimum is known."""
     network = mlp(bias=bias)
     pruned = prune(network, X, **ALPS).network
-    refitted = refit_output(network, pruned, X, skip=["W0", "W1"], damping=0.0, steps=500)
+    refitted = refit_output(network, pruned, X, skip=["W0", "W1"], epochs=500)
     assert np.array_equal(refitted.layer("W0").W, pruned.layer("W0").W)
     (signal,) = [inputs[0] for op, inputs, _ in pruned.signals(X) if op.name == "W2"]
     total = 0.0
@@ -78,25 +78,16 @@ def test_the_last_layer_alone_ends_at_least_squares(bias):
         w = np.linalg.lstsq(inputs, target, rcond=None)[0]
         total += np.sum((inputs @ w - target) ** 2)
     best = np.sqrt(total)
-    assert best * (1 - 1e-12) <= error(network, refitted)
-    assert error(network, refitted) == pytest.approx(best, rel=TOLERANCE["least_squares_descent"])
+    # The refit is over mixtures of the samples, whose minimum is another one.
+    assert best * (1 - 1e-12) <= error(network, refitted) <= 1.2 * best
 
 
-def test_the_pull_holds_the_weights():
-    network = mlp()
-    pruned = prune(network, X, **ALPS).network
-    moves = []
-    for damping in (0.0, 1.0, 100.0):
-        refitted = refit_output(network, pruned, X, damping=damping, steps=200)
-        moves.append(np.linalg.norm(refitted.layer("W1").W - pruned.layer("W1").W))
-    assert moves[0] > moves[1] > moves[2] > 0
-
-
-def test_a_last_softmax_is_left_out():
+def test_a_last_softmax_makes_the_outputs_scores_of_classes():
     network = mlp()
     pruned = prune(network, X, **ALPS).network
     ends = [Network([*one.operations, Softmax()]) for one in (network, pruned)]
-    same_weights(refit_output(*ends, X), refit_output(network, pruned, X))
+    refitted = refit_output(*ends, X)
+    assert same_zeros(refitted, pruned) and error(ends[0], refitted) < 0.8 * error(*ends)
 
 
 def test_convolutions_with_everything_are_refitted():
@@ -105,7 +96,7 @@ def test_convolutions_with_everything_are_refitted():
     before = prune(network, X, **ALPS)
     assert same_zeros(result.network, before.network)
     assert result.output_error < 0.8 * before.output_error
-    same_weights(result.network, refit_output(network, before.network, X, steps=30))
+    same_weights(result.network, refit_output(network, before.network, X, epochs=30))
 
 
 @pytest.mark.parametrize("mode", ["cascade", "parallel"])
@@ -173,19 +164,17 @@ def test_it_can_be_ended_between_steps():
 
 
 def test_ctrl_c_leaves_the_best_so_far(monkeypatch):
-    from nettrim_solver.network import output_refit
-
     network, calls = mlp(), []
     pruned = prune(network, X, **ALPS).network
-    real = output_refit.weight_gradients
+    real = Adam.step
 
     def interrupted(*arguments):
         calls.append(1)
-        if len(calls) > 12:
+        if len(calls) > 150:
             raise KeyboardInterrupt
         return real(*arguments)
 
-    monkeypatch.setattr(output_refit, "weight_gradients", interrupted)
+    monkeypatch.setattr(Adam, "step", interrupted)
     refitted = refit_output(network, pruned, X)
     assert same_zeros(refitted, pruned) and error(network, refitted) < error(network, pruned)
 
@@ -273,7 +262,7 @@ def test_bad_input():
         refit_output(network, mlp((12, 9, 3)), X)
     with pytest.raises(ProblemError, match="pruned must be network with other weights"):
         refit_output(network, mlp((12, 9, 8, 3)), X)
-    for name, value in {"steps": -1, "damping": -0.1, "seed": 0.5, "time_limit": 0}.items():
+    for name, value in {"epochs": -1, "seed": 0.5, "time_limit": 0}.items():
         with pytest.raises(SettingsError, match=f"{name} must"):
             refit_output(network, network, X, **{name: value})
     with pytest.raises(SettingsError, match="skip must name layers"):

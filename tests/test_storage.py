@@ -1,9 +1,11 @@
 """Sparse files of whole networks: round trips, bytes as reported, refusals, failed writes."""
 
+import dataclasses
 import io
 import json
 import os
 import pickle
+import time
 import zipfile
 
 import numpy as np
@@ -22,7 +24,7 @@ from nettrim_solver.network import (
     Network,
     Operation,
 )
-from nettrim_solver.storage import FORMATS, load_sparse, save_sparse, size_report
+from nettrim_solver.storage import FORMATS, load_sparse, pack, save_sparse, size_report, unpack
 
 from .test_npz import IMAGES, everything
 
@@ -318,3 +320,34 @@ def test_a_failed_write_keeps_the_old_file(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="No space left"):
         save_sparse(path, small())
     assert path.read_bytes() == before and os.listdir(tmp_path) == ["a.npz"]
+
+
+def test_files_are_smaller_than_compressed_dense_arrays(tmp_path):
+    rng = np.random.default_rng(0)
+    for density in (0.02, 0.05, 0.1, 0.3):
+        W = 0.05 * rng.standard_normal((784, 300)).astype(np.float32)
+        W[rng.random(W.shape) > density] = 0
+        network = Network([Dense(W, np.zeros(300))])
+        save_sparse(tmp_path / "sparse.npz", network)
+        to_npz(network, tmp_path / "dense.npz")
+        np.savez_compressed(tmp_path / "compressed.npz", W0=W, b0=np.zeros(300))
+        sizes = {path.stem: path.stat().st_size for path in tmp_path.iterdir()}
+        assert sizes["sparse"] < 0.95 * sizes["compressed"] < sizes["dense"]
+        assert load_sparse(tmp_path / "sparse.npz").layers[0].W.tobytes() == W.tobytes()
+
+
+def test_the_same_network_gives_the_same_bytes(tmp_path):
+    for name in ("a.npz", "b.npz"):
+        save_sparse(tmp_path / name, pruned(small(), 0.2))
+        time.sleep(0.01)
+    assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
+
+
+@pytest.mark.parametrize(
+    "shape", [(4, 2**62), (2**40, 2**40), (-4, 2), (4.0, 2), ("4", 2), (), (10**7, 10**7)]
+)
+@pytest.mark.parametrize("form", FORMATS)
+def test_shapes_that_no_array_has_are_refused(form, shape):
+    packed = pack(np.eye(4), form)
+    with pytest.raises(ProblemError):
+        unpack(dataclasses.replace(packed, shape=shape))

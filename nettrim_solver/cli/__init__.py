@@ -8,6 +8,7 @@ stderr. Each subcommand has a module; everything slow is imported when one runs.
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 import traceback
@@ -15,13 +16,14 @@ from collections.abc import Sequence
 from functools import cache
 
 from ..exceptions import NettrimError, SolverError
-from . import compare, demo, inspect, prune, solve
+from . import compare, demo, inspect, prune, recipes, solve
 from .common import BAD_INPUT, INTERRUPTED, UNPROVED, Parser, UsageError, one_line
+from .recipe import check_moved
 
-COMMANDS = (prune, inspect, compare, solve, demo)
+COMMANDS = (prune, recipes, inspect, compare, solve, demo)
 
 EPILOG = """example:
-  nettrim prune model.onnx --calibration inputs.npz --tolerance 0.1 -o pruned.onnx
+  nettrim prune model.onnx --calibration inputs.npz --sparsity 0.9 -o pruned.onnx
 
 exit codes: 0 done, and proved where a proof was asked for; 1 an answer without proof;
 2 bad input or usage; 130 interrupted"""
@@ -36,9 +38,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     2
     """
     debug = False
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # A name that the terminal cannot show costs no result.
+            stream.reconfigure(errors="backslashreplace")
     try:
-        arguments = build_parser().parse_args(argv)
+        arguments, rest = build_parser().parse_known_args(argv)
         debug = arguments.debug
+        if rest:
+            if "--recipe" in arguments.parser.options:
+                check_moved(sys.argv[1:] if argv is None else argv, arguments.parser)
+            arguments.parser.refuse(rest)
         code: int = arguments.run(arguments)
         sys.stdout.flush()
         return code

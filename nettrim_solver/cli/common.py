@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
+from ..checks import printable
 from ..exceptions import NettrimError
+from ..text import nearest
 
 PROVED, UNPROVED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
@@ -26,6 +27,19 @@ class Parser(argparse.ArgumentParser):
         """Raise :class:`UsageError` with a pointer to the help text."""
         raise UsageError(f"{message} (see {self.prog} --help)")
 
+    @property
+    def options(self) -> list[str]:
+        """All options that there are."""
+        return [option for action in self._actions for option in action.option_strings]
+
+    def refuse(self, words: Sequence[str]) -> NoReturn:
+        """Raise :class:`UsageError` for words that mean nothing here; name the nearest option."""
+        option = next((word for word in words if word.startswith("-")), None)
+        if option is None:
+            self.error(f"unexpected {' '.join(words)!r}")
+        option = option.partition("=")[0]
+        self.error(f"there is no option {option}{nearest(option, self.options)}")
+
 
 def add_command(commands: Any, name: str, *, summary: str, description: str, example: str) -> Any:
     """Add a subcommand with the options that all of them have, and return its parser."""
@@ -35,28 +49,8 @@ def add_command(commands: Any, name: str, *, summary: str, description: str, exa
     )  # fmt: skip
     command.add_argument("--quiet", action="store_true", help="print nothing but errors")
     command.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    command.set_defaults(parser=command)
     return command
-
-
-def add_solver_options(command: Any, *, default: str | None, limit: str) -> None:
-    """Add the solver and its settings.
-
-    Parameters
-    ----------
-    command : parser
-    default : str or None
-        The solver when none is named; None if something else decides then.
-    limit : str
-        What the time limit holds for.
-    """
-    from ..solvers import SOLVERS
-
-    command.add_argument("--solver", default=default, metavar="NAME",
-                         help=f"one of {', '.join(SOLVERS)} (default: admm)")  # fmt: skip
-    command.add_argument("--max-iter", type=int, metavar="N", help="iteration limit of the solver")
-    command.add_argument("--tol-gap", type=float, metavar="GAP",
-                         help="largest relative duality gap that counts as proved")  # fmt: skip
-    add_run_options(command, limit)
 
 
 def add_run_options(command: Any, limit: str) -> None:
@@ -81,19 +75,7 @@ def one_line(error: Exception) -> str:
         text = f"out of memory: {error}"
     else:
         text = f"{type(error).__name__}: {error} (this is a bug; --debug shows where)"
-    return " ".join(text.split())
-
-
-def nearest(word: str, known: Iterable[str]) -> str:
-    """Return the known word that is most like another one, as a question, or nothing.
-
-    Examples
-    --------
-    >>> nearest("tolerence", ["mode", "tolerance"])
-    "; did you mean 'tolerance'?"
-    """
-    found = difflib.get_close_matches(word, list(known), n=1)
-    return f"; did you mean {found[0]!r}?" if found else ""
+    return printable(" ".join(text.split()))
 
 
 def check_outputs(paths: Iterable[Path | None], *sources: Path) -> None:

@@ -17,12 +17,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..checks import layout_remedy
 from ..exceptions import ProblemError, ProblemFileError
 from ..network import Activate, Calibration, Network, choose_rows
 from ..network.gathering import join_inputs, joined_shapes
 from ..network.operations import Shape
 from ..problem_file import load_arrays
-from .common import UsageError, nearest
+from ..text import nearest
+from .common import UsageError
 
 if TYPE_CHECKING:
     from ..frameworks.files import ModelFile
@@ -78,8 +80,9 @@ def _batch(shape: Shape) -> str:
 
 
 def read_samples(
-    source: str, model: ModelFile, *, flag: str, n_samples: int | None = None, seed: int = 0
-) -> Samples:
+    source: str, model: ModelFile, *, flag: str, scale: float | None = None,
+    n_samples: int | None = None, seed: int = 0,
+) -> Samples:  # fmt: skip
     """Return the samples of a file.
 
     Parameters
@@ -90,6 +93,8 @@ def read_samples(
         Whose input they must fit.
     flag : str
         The option that named the file, for messages.
+    scale : float, optional
+        What the samples are multiplied by.
     n_samples : int, optional
         So many of them, chosen at random; all when omitted.
     seed : int
@@ -126,6 +131,8 @@ def read_samples(
         if n_samples is not None:
             rows = choose_rows(len(X), n_samples, seed)
             X, labels = X[rows], None if labels is None else labels[rows]
+        if scale is not None:
+            X = _scaled(X, scale, model.network)
         X = model.inputs(X)
         _check_shape(X, model.network.input_shape)
         # What Calibration finds out, such as NaN, is said with the name of the file.
@@ -136,6 +143,14 @@ def read_samples(
         separator = " " if text.startswith(str(path)) else ": "
         raise ProblemError(f"{flag}{separator}{text}") from None
     return Samples(X, labels, source)
+
+
+def _scaled(X: NDArray[Any], scale: float, network: Network) -> NDArray[Any]:
+    """Return samples times a factor, as the network computes with them."""
+    if X.dtype.kind not in "fiub":
+        raise ProblemError(f"must be real numbers to be multiplied by --scale, but are {X.dtype}")
+    kind = X.dtype if X.dtype.kind == "f" else network.dtype
+    return X.astype(kind) * kind.type(scale)
 
 
 def path_of(source: str) -> Path:
@@ -236,9 +251,7 @@ def _check_shape(X: NDArray[Any], shape: Shape | None, what: str = "the samples"
     """Raise if samples have another shape, and say how to reshape those that only need that."""
     if shape is None or (X.ndim and X.shape[1:] == shape):
         return
-    remedy = ""
-    if X.size and X.ndim and np.prod(X.shape[1:]) == np.prod(shape):
-        remedy = f"; X.reshape{_batch(shape).replace('n_samples', '-1')} has it"
+    remedy = layout_remedy(X.shape[1:], shape)
     raise ProblemError(f"{what} must have shape {_batch(shape)}, but have shape {X.shape}{remedy}")
 
 
@@ -282,6 +295,16 @@ def _threshold(network: Network) -> float:
     return 0.5 if isinstance(last, Activate) and last.kind == "sigmoid" else 0.0
 
 
+def _classes(y: NDArray[Any]) -> NDArray[Any]:
+    """Return labels with a number per sample where they are one-hot, or a column of integers."""
+    if y.ndim != 2 or y.dtype.kind not in "fiub":
+        return y
+    if y.shape[1] == 1 and y.dtype.kind in "iub":
+        return y[:, 0]
+    one_hot = y.shape[1] > 1 and np.isin(y, (0, 1)).all() and (y.sum(axis=1) == 1).all()
+    return y.argmax(axis=1) if one_hot else y
+
+
 def make_score(samples: Samples, model: ModelFile, flag: str) -> Score | None:
     """Return what scores networks on labelled samples; None without labels.
 
@@ -292,7 +315,7 @@ def make_score(samples: Samples, model: ModelFile, flag: str) -> Score | None:
     """
     if samples.y is None:
         return None
-    y = model.labels(samples.y)
+    y = model.labels(_classes(samples.y))
     shape = model.network.shapes_for(samples.X.shape[1:])[model.network.output.name]
     where = f"{flag} {samples.source}: labels"
     if len(shape) != 1:

@@ -37,16 +37,17 @@ def run(arguments: argparse.Namespace) -> int:
     entries = inspect_model(arguments.model, trust=arguments.trust, **onnx_options(arguments))
     prunable = [entry for entry in entries if not entry.reason]
     weights, zeros = (sum(getattr(e, name) for e in prunable) for name in ("size", "zeros"))
-    screen = terminal.make_screen(arguments.quiet or arguments.json)
+    screen = terminal.Screen(arguments.quiet or arguments.json)
     rows = [
         (
-            entry.name, entry.operator, " x ".join(map(str, entry.shape)), f"{entry.size:,}",
+            entry.name, entry.operator, "x".join(map(str, entry.shape)), f"{entry.size:,}",
             f"{100 * entry.zeros / max(1, entry.size):.1f}", entry.reason or "yes",
         )
         for entry in entries
     ]  # fmt: skip
     header = ("layer", "operator", "shape", "weights", "zeros %", "can be pruned")
-    screen.table(str(arguments.model), header, rows, left=(0, 1, 5))
+    screen.line(str(arguments.model))
+    screen.table(header, rows, left=(0, 1, 5), expendable=("shape",))
     screen.line(
         f"{len(prunable)} of {len(entries)} layers can be pruned: {weights:,} weights, "
         f"{zeros:,} of them zero."

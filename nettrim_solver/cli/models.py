@@ -1,8 +1,10 @@
-"""What subcommands on a model file share: the model, its data, how layers are pruned."""
+"""What subcommands on a model file share: the model and its data."""
 
 from __future__ import annotations
 
 import argparse
+import math
+from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +17,7 @@ if TYPE_CHECKING:
 
 
 #: Options that name files of samples.
-DATA = ("calibration", "validation", "heldout")
+DATA = ("calibration", "validation")
 
 
 def add_model(command: Any) -> None:
@@ -57,24 +59,30 @@ def add_model_options(command: Any) -> None:
                          help="other samples, and labels: for errors and accuracy")  # fmt: skip
     command.add_argument("--samples", type=int, metavar="N",
                          help="calibrate on N of the samples, chosen at random")  # fmt: skip
-    command.add_argument("--seed", type=int, metavar="N", help="decides which (default: 0)")
+    command.add_argument("--scale", type=_factor, metavar="FACTOR",
+                         help="multiply all samples by this, such as 1/255")  # fmt: skip
+    command.add_argument("--seed", type=int, default=0, metavar="N",
+                         help="of everything that is drawn (default: 0)")  # fmt: skip
 
 
-def add_network_options(command: Any) -> None:
-    """Add how the layers of a network are pruned, whatever the solver."""
-    command.add_argument("--mode", choices=("cascade", "parallel"),
-                         help="signals that a layer is pruned on (default: cascade)")  # fmt: skip
-    command.add_argument("--exclude", nargs="+", metavar="NAME",
-                         help="layers that stay, by name, pattern or kind")  # fmt: skip
-    command.add_argument("--max-rows", type=int, metavar="N", help="rows of a layer used at most")
+def _factor(text: str) -> float:
+    """Return a number, which may be written as a fraction."""
+    try:
+        factor = float(Fraction(text))
+    except (ValueError, ZeroDivisionError, OverflowError):
+        factor = math.nan
+    if not (math.isfinite(factor) and factor != 0.0):
+        raise argparse.ArgumentTypeError(f"must be a number such as 0.5 or 1/255, but was {text!r}")
+    return factor
 
 
 def sources_of(arguments: argparse.Namespace) -> list[Path]:
     """Return the files that the command line reads, which none of its outputs may replace."""
     from .data import path_of
 
-    data = given_options(arguments, (n for n in DATA if hasattr(arguments, n))).values()
-    others = (getattr(arguments, "recipe", None), arguments.onnx_constants)
+    data = given_options(arguments, DATA).values()
+    recipe = Path(arguments.recipe)
+    others = (recipe if recipe.suffix == ".toml" else None, arguments.onnx_constants)
     return [arguments.model, *map(path_of, data), *(path for path in others if path is not None)]
 
 
@@ -101,10 +109,12 @@ def read_data(
             f"calibration data is never made up, give --calibration FILE: {how_to_make(model)}"
         )
     calibration = read_samples(
-        arguments.calibration, model, flag="--calibration", n_samples=arguments.samples,
-        seed=arguments.seed or 0,
+        arguments.calibration, model, flag="--calibration", scale=arguments.scale,
+        n_samples=arguments.samples, seed=arguments.seed,
     )  # fmt: skip
     if arguments.validation is None:
         return model, calibration, None, None
-    validation = read_samples(arguments.validation, model, flag="--validation")
+    validation = read_samples(
+        arguments.validation, model, flag="--validation", scale=arguments.scale
+    )
     return model, calibration, validation, make_score(validation, model, "--validation")

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import os
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,12 +18,13 @@ from .common import (
     UNPROVED,
     UsageError,
     add_command,
-    add_solver_options,
+    add_run_options,
     check_outputs,
     given_options,
     writing,
 )
-from .models import add_model_options, add_network_options, read_data, sources_of
+from .models import add_model_options, read_data, sources_of
+from .recipe import add_recipe_options, read_recipe
 
 if TYPE_CHECKING:
     from ..frameworks.files import ModelFile
@@ -30,10 +33,10 @@ if TYPE_CHECKING:
     from .data import Score
 
 EXAMPLE = """examples:
-  nettrim prune model.onnx --calibration inputs.npz --tolerance 0.1 -o pruned.onnx
-  nettrim prune network.npz --calibration data.npz:x_train --samples 1000 --sparsity 0.8 \\
-      --validation data.npz:x_test:y_test --solver alps --report report.html -o pruned.npz
-  nettrim prune network.npz --calibration inputs.npy --recipe recipe.toml --dry-run
+  nettrim prune model.onnx --calibration inputs.npz --sparsity 0.9 -o pruned.onnx
+  nettrim prune network.npz --calibration data.npz:x_train --samples 1000 --scale 1/255 \\
+      --validation data.npz:x_test:y_test --min-accuracy 0.97 --report report.html -o pruned.npz
+  nettrim prune network.npz --calibration inputs.npy --tolerance 0.1 --recipe net-trim -o pruned.npz
 
 A model is .onnx, .npz (W0, b0, W1, b1, ...: weights of shape inputs x outputs; ReLU between the
 layers, unless an entry "activations" names others), or a scikit-learn estimator, .joblib or .pkl
@@ -43,21 +46,12 @@ Calibration data is never made up: numpy.savez("inputs.npz", X=X) writes it in P
 rows, as the model takes them. A file is named inputs.npy, data.npz, or data.npz:NAME; with labels
 data.npz:NAME:NAME (without names: the model's input or X; y).
 
-A recipe is a TOML file with arguments of prune_network, and a table [overrides.LAYER] for each
-layer that is treated otherwise. Options on the command line win."""
+The budget says how far to prune, the recipe how: nettrim recipes lists what there is."""
 
-#: Said after pruning by l1 to a number of zeros that was asked for.
-HINT = (
-    "These are the weights of least l1 norm at the errors reached, with proof. For accuracy at a "
-    "given number of zeros try --solver alps or l0, which prove nothing."
-)
+#: A line of the final table: what, before, after, of what.
+Line = tuple[str, str, str, str]
 
-#: Options that are arguments of prune_network under the same name.
-ARGUMENTS = ("tolerance", "sparsity", "nnz", "max_error", "min_accuracy", "allocation", "mode",
-             "output_weights", "passes", "output_refit", "solver", "seed",
-             "max_rows", "time_limit", "n_threads")  # fmt: skip
-
-SETTINGS = ("max_iter", "tol_gap")
+BUDGETS = ("tolerance", "sparsity", "nnz", "max_error", "min_accuracy")
 
 
 def add_parser(commands: Any) -> None:
@@ -67,12 +61,9 @@ def add_parser(commands: Any) -> None:
         description="Prune the layers of a trained model, and write it back.", example=EXAMPLE,
     )  # fmt: skip
     add_model_options(command)
-    command.add_argument("--heldout", metavar="FILE",
-                         help="other samples: for errors, and to spread budgets")  # fmt: skip
     command.add_argument("-o", "--output", type=Path, metavar="FILE",
                          help="pruned model, in the format of MODEL")  # fmt: skip
-    budgets = command.add_argument_group("budget (one; or a recipe that holds it)")
-    budget = budgets.add_mutually_exclusive_group()
+    budget = command.add_argument_group("budget (one)").add_mutually_exclusive_group()
     budget.add_argument("--tolerance", type=float, metavar="G",
                         help="radius of every layer, relative to its outputs")  # fmt: skip
     budget.add_argument("--sparsity", type=float, metavar="S", help="fraction of zeros")
@@ -82,19 +73,8 @@ def add_parser(commands: Any) -> None:
     budget.add_argument("--min-accuracy", type=float, metavar="A",
                         help="least accuracy (or R2) on the labels of --validation")  # fmt: skip
     how = command.add_argument_group("how")
-    how.add_argument("--allocation", metavar="NAME",
-                     help="how a budget of the whole model is spread over its layers")  # fmt: skip
-    how.add_argument("--output-weights", metavar="NAME",
-                     help="what the outputs of a layer count: equal, downstream")  # fmt: skip
-    how.add_argument("--passes", type=int, metavar="N",
-                     help="quick prunings before, to measure the outputs' weights")  # fmt: skip
-    how.add_argument("--output-refit", type=int, metavar="STEPS",
-                     help="refit all layers together to the model's output")  # fmt: skip
-    how.add_argument("--pipeline", metavar="STEPS",
-                     help='steps in place of a solver, such as "reweight,swaps,refit"')  # fmt: skip
-    how.add_argument("--recipe", type=Path, metavar="FILE", help="arguments in a TOML file")
-    add_network_options(how)
-    add_solver_options(how, default=None, limit="of the run")
+    add_recipe_options(how)
+    add_run_options(how, "of the run")
     files = command.add_argument_group("what else is written")
     files.add_argument("--checkpoint", type=Path, metavar="DIR", help="folder for finished layers")
     files.add_argument("--resume", action="store_true", help="go on where the checkpoint ends")
@@ -110,67 +90,41 @@ def run(arguments: argparse.Namespace) -> int:
     """Run ``nettrim prune``."""
     from .. import terminal
     from ..network import plan_network, prune_network
-    from ..status import Status
-    from .data import read_samples
-    from .recipe import BUDGETS
+    from ..network.display import is_watched
+    from .doubts import doubts
 
-    given = prune_arguments(arguments)
-    if arguments.recipe is None and not any(name in given for name in BUDGETS):
+    given = given_options(arguments, (*BUDGETS, "seed", "n_threads"))
+    if not any(name in given for name in BUDGETS):
         options = ", ".join(f"--{name.replace('_', '-')}" for name in BUDGETS)
-        raise UsageError(f"give a budget, one of {options}, or a --recipe that holds one")
-    _check_files(arguments, given.get("checkpoint"))
+        raise UsageError(f"give a budget, one of {options} (see nettrim prune --help)")
+    given["recipe"] = read_recipe(arguments)
+    _check_files(arguments)
     model, calibration, validation, score = read_data(arguments)
-    heldout = None if _is_chosen(given) else validation
-    if arguments.heldout is not None:
-        heldout = read_samples(arguments.heldout, model, flag="--heldout")
     if "min_accuracy" in given:
         if score is None:
             raise UsageError("--min-accuracy needs labels: --validation FILE.npz with X and y")
         given["accuracy"] = score
-    screen = terminal.make_screen(arguments.quiet or arguments.json)
+    quiet = arguments.quiet or arguments.json
+    screen = terminal.Screen(quiet)
+    trained = None if score is None else score(model.network)
+    if not arguments.quiet:
+        for text in doubts(model.network, calibration.X, score, trained):
+            terminal.warn(text)
     if arguments.dry_run:
-        plan = plan_network(model.network, calibration.X, **given)
-        _show_plan(screen, plan, arguments.json)
+        _show_plan(screen, plan_network(model.network, calibration.X, **given), arguments.json)
         return PROVED
-    with screen.progress() as update:
-        result = prune_network(
-            model.network, calibration.X, X_heldout=None if heldout is None else heldout.X,
-            callback=terminal.layer_reporter(screen, update), **given,
-        )  # fmt: skip
-    code = _finish(arguments, model, result, score, screen)
-    if result.status is Status.OPTIMAL and not {"sparsity", "nnz"}.isdisjoint(given):
-        screen.line(HINT)
-    return code
+    watched = is_watched()
+    searched = "max_error" in given or "min_accuracy" in given
+    result = prune_network(
+        model.network, calibration.X, X_heldout=None if validation is None else validation.X,
+        checkpoint=arguments.checkpoint, time_limit=arguments.time_limit,
+        progress=watched and not quiet,
+        callback=None if watched or quiet else terminal.layer_reporter(screen, searched), **given,
+    )  # fmt: skip
+    return Outcome(arguments, model, result, score, trained).finish(screen)
 
 
-def prune_arguments(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Return the arguments of prune_network from the recipe and the command line together."""
-    from .recipe import combine, read_pipeline, read_recipe
-
-    recipe = {} if arguments.recipe is None else read_recipe(arguments.recipe)
-    given = given_options(arguments, ARGUMENTS)
-    settings = given_options(arguments, SETTINGS)
-    if settings:
-        given["settings"] = settings
-    if arguments.exclude is not None:
-        given["skip"] = arguments.exclude
-    if arguments.pipeline is not None:
-        given["pipeline"] = read_pipeline(arguments.pipeline)
-    if arguments.checkpoint is not None:
-        given["checkpoint"] = arguments.checkpoint
-    return combine(recipe, given)
-
-
-def _is_chosen(given: Mapping[str, Any]) -> bool:
-    """Return whether layers are measured to spread a budget, for which held-out samples count.
-
-    Those that measure the answer must then be others.
-    """
-    searched = not {"max_error", "min_accuracy"}.isdisjoint(given)
-    return searched or given.get("allocation", "uniform") != "uniform"
-
-
-def _check_files(arguments: argparse.Namespace, checkpoint: str | Path | None) -> None:
+def _check_files(arguments: argparse.Namespace) -> None:
     """Raise for files that cannot be written, before anything is read."""
     from ..frameworks.files import check_target
 
@@ -179,11 +133,11 @@ def _check_files(arguments: argparse.Namespace, checkpoint: str | Path | None) -
     check_outputs((arguments.output, arguments.report), *sources_of(arguments))
     if arguments.output is not None:
         check_target(arguments.model, arguments.output)
-    if arguments.resume and checkpoint is None:
+    folder = arguments.checkpoint
+    if arguments.resume and folder is None:
         raise UsageError("--resume needs the folder to go on from: --checkpoint DIR")
-    if checkpoint is None or arguments.resume or arguments.dry_run:
+    if folder is None or arguments.resume or arguments.dry_run:
         return
-    folder = Path(checkpoint)
     if folder.is_dir() and any(folder.iterdir()):
         raise UsageError(
             f"--checkpoint {folder} is not empty: --resume goes on from it, another folder begins "
@@ -199,42 +153,122 @@ def _show_plan(screen: Screen, plan: PruningPlan, as_json: bool) -> None:
     screen.line(plan.table())
 
 
-def _finish(
-    arguments: argparse.Namespace,
-    model: ModelFile,
-    result: PruningResult,
-    score: Score | None,
-    screen: Screen,
-) -> int:
-    """Write the files, say what was found, and return the exit code."""
-    from .. import terminal
-    from ..status import Status
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """A pruned model that is to be written, and told of."""
 
-    terminal.show_network(screen, result)
-    scores: dict[str, Any] = {}
-    facts = {}
-    if score is not None:
-        scores = {
-            "score": score.kind, "trained": score(result.original), "pruned": score(result.network)
-        }  # fmt: skip
-        trained, pruned = (score.shown(scores[name]) for name in ("trained", "pruned"))
-        screen.line(f"{score.kind} on {len(score.y)} samples: {trained} -> {pruned}")
-        kind = f"{score.kind[0].upper()}{score.kind[1:]}"
-        facts[kind] = pruned, f"{trained} before; {len(score.y):,} validation samples"
-    with writing(arguments.output):
-        note = model.write(result.network, arguments.output, sparse=arguments.sparse)
-    before, after = (os.path.getsize(path) for path in (arguments.model, arguments.output))
-    screen.line(f"Wrote {arguments.output} ({after:,} bytes; {arguments.model} has {before:,}).")
-    if note:
-        screen.line(f"--sparse changed nothing: {note}.")
-    if arguments.report is not None:
-        with writing(arguments.report):
-            title = f"{arguments.model.name}, pruned"
-            result.write_report(arguments.report, title=title, facts=facts)
-        screen.line(f"Wrote {arguments.report}.")
-    if arguments.json:
-        print(json.dumps(result.to_dict() | ({"validation": scores} if scores else {})))
-    if result.status is Status.INTERRUPTED:
-        return INTERRUPTED
-    done = (Status.OPTIMAL, Status.FEASIBLE, Status.PRUNED)
-    return PROVED if result.status in done else UNPROVED
+    arguments: argparse.Namespace
+    model: ModelFile
+    result: PruningResult
+    score: Score | None
+    trained: float | None
+
+    def finish(self, screen: Screen) -> int:
+        """Write the files, then say what was found, and return the exit code."""
+        from .. import terminal
+        from ..status import Status
+
+        arguments, result = self.arguments, self.result
+        pruned = None if self.score is None else self.score(result.network)
+        with writing(arguments.output):
+            dense = self.model.write(result.network, arguments.output, sparse=arguments.sparse)
+        if arguments.report is not None:
+            with writing(arguments.report):
+                title = f"{arguments.model.name}, pruned"
+                result.write_report(arguments.report, title=title, facts=self.facts(pruned))
+        if not screen.quiet:
+            terminal.show_layers(screen, result)
+            screen.line()
+            screen.table(("", "before", "after", ""), self.rows(pruned), left=(0, 3))
+        for path in filter(None, (arguments.output, arguments.report)):
+            screen.line(f"Wrote {path}.")
+        if dense:
+            screen.line(f"--sparse changed nothing: {dense}.")
+        elif not screen.quiet and not arguments.sparse and (size := self.sparse_size()):
+            screen.line(f"With --sparse the file takes {size:,} bytes.")
+        if arguments.json:
+            print(json.dumps(result.to_dict() | self.record(pruned)))
+        if result.status is Status.INTERRUPTED:
+            return INTERRUPTED
+        return PROVED if result.status in terminal.DONE else UNPROVED
+
+    @property
+    def sizes(self) -> tuple[int, int]:
+        """Bytes of the model's file before and after."""
+        before, after = (os.path.getsize(p) for p in (self.arguments.model, self.arguments.output))
+        return before, after
+
+    def rows(self, pruned: float | None) -> list[Line]:
+        """Return the final table: what matters of the whole model."""
+        from ..terminal import percent
+
+        result, score = self.result, self.score
+        rows = self.zeros()
+        if score is not None and self.trained is not None and pruned is not None:
+            about = f"{len(score.y):,} validation samples"
+            if result.budget.name == "min_accuracy":
+                about += ", which chose it: score it on others"
+            rows.append((score.kind, score.shown(self.trained), score.shown(pruned), about))
+        bound = percent(result.output_bound)
+        proof = "calibration samples" + ("" if bound == "-" else f", proved: <= {bound} %")
+        rows.append(("output error", "", f"{percent(result.output_error)} %", proof))
+        if result.output_error_heldout is not None:
+            error = f"{percent(result.output_error_heldout)} %"
+            rows.append(("output error", "", error, "validation samples"))
+        before, after = (f"{size:,}" for size in self.sizes)
+        rows.append(("file", before, after, "bytes"))
+        rows.append(("time", "", f"{result.seconds:.1f}", "seconds"))
+        return rows
+
+    def zeros(self) -> list[Line]:
+        """Return the zeros of the layers that were pruned, and those of all weights there are."""
+        from ..terminal import percent
+
+        before, after = self.result.original, self.result.network
+        counts = {
+            one.name: (one.size, before.layer(one.name).nnz, one.nnz)
+            for one in self.result.layers
+            if one.pruned
+        }
+        others = [(size, size - zeros, size - zeros) for size, zeros in before.unpruned.values()]
+        model = _sums([(before.n_weights, before.nnz, after.nnz), *others])
+        rows = {_sums(counts.values()): "the pruned layers", model: "the model"}
+        return [
+            ("zeros", f"{percent(1 - was / total)} %", f"{percent(1 - now / total)} %",
+             f"{now:,} of {total:,} weights of {what} stay")
+            for (total, was, now), what in rows.items()
+            if total
+        ]  # fmt: skip
+
+    def facts(self, pruned: float | None) -> dict[str, tuple[str, str]]:
+        """Return what the report says of the validation samples."""
+        if self.score is None or self.trained is None or pruned is None:
+            return {}
+        kind = f"{self.score.kind[0].upper()}{self.score.kind[1:]}"
+        trained = self.score.shown(self.trained)
+        note = f"{trained} before; {len(self.score.y):,} validation samples"
+        return {kind: (self.score.shown(pruned), note)}
+
+    def record(self, pruned: float | None) -> dict[str, Any]:
+        """Return what JSON says besides the result."""
+        before, after = self.sizes
+        found: dict[str, Any] = {"file_bytes": {"before": before, "after": after}}
+        if self.score is not None:
+            found["validation"] = {
+                "score": self.score.kind, "trained": self.trained, "pruned": pruned
+            }  # fmt: skip
+        return found
+
+    def sparse_size(self) -> int:
+        """Return the bytes of the file with sparse storage, 0 unless it is smaller by that."""
+        with contextlib.suppress(OSError), tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / self.arguments.output.name
+            if not self.model.write(self.result.network, path, sparse=True):
+                size = path.stat().st_size
+                return size if size < self.sizes[1] else 0
+        return 0
+
+
+def _sums(rows: Iterable[tuple[int, ...]]) -> tuple[int, ...]:
+    """Return the sums of the columns: weights in all, nonzeros before and after."""
+    return tuple(map(sum, zip(*rows, strict=True))) or (0, 0, 0)

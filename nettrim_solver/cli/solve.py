@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +14,7 @@ from .common import (
     PROVED,
     UNPROVED,
     add_command,
-    add_solver_options,
+    add_run_options,
     check_writable,
     given_options,
     writing,
@@ -21,6 +23,7 @@ from .common import (
 if TYPE_CHECKING:
     from ..problem import Problem
     from ..solution import Solution
+    from ..solvers import Progress
 
 EXAMPLE = """example:
   python -c "from nettrim_solver import Problem; import numpy as np; \\
@@ -33,6 +36,8 @@ The solution file holds W, b and theta (where they exist) and status, a JSON str
 
 def add_parser(commands: Any) -> None:
     """Add the subcommand."""
+    from ..solvers import SOLVERS
+
     command = add_command(
         commands, "solve", summary="solve one problem saved by Problem.save",
         description="Solve one saved layer problem, and judge the answer.", example=EXAMPLE,
@@ -40,7 +45,12 @@ def add_parser(commands: Any) -> None:
     command.add_argument("problem", type=Path, help="problem file, .npz")
     command.add_argument("-o", "--output", type=Path, metavar="FILE", help="solution file, .npz")
     command.add_argument("--json", action="store_true", help="print the status as JSON, no text")
-    add_solver_options(command, default="admm", limit="of the solver")
+    command.add_argument("--solver", default="admm", metavar="NAME",
+                         help=f"one of {', '.join(SOLVERS)} (default: admm)")  # fmt: skip
+    command.add_argument("--max-iter", type=int, metavar="N", help="iteration limit of the solver")
+    command.add_argument("--tol-gap", type=float, metavar="GAP",
+                         help="largest relative duality gap that counts as proved")  # fmt: skip
+    add_run_options(command, "of the solver")
     command.set_defaults(run=run)
 
 
@@ -55,11 +65,10 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.output is not None:
         check_writable(arguments.output, arguments.problem)
     problem = Problem.load(arguments.problem)
-    screen = terminal.make_screen(arguments.quiet or arguments.json)
-    with screen.progress() as update:
+    screen = terminal.Screen(arguments.quiet or arguments.json)
+    with solve_reporter(arguments.quiet or arguments.json) as report:
         solution = solve(
-            problem, arguments.solver, n_threads=arguments.n_threads,
-            callback=terminal.solve_reporter(update),
+            problem, arguments.solver, n_threads=arguments.n_threads, callback=report,
             **given_options(arguments, ("max_iter", "time_limit", "tol_gap")),
         )  # fmt: skip
     terminal.show_solution(screen, problem, solution)
@@ -70,6 +79,18 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps(status_record(problem, solution)))
     return PROVED if solution.status is Status.OPTIMAL else UNPROVED
+
+
+@contextmanager
+def solve_reporter(quiet: bool) -> Iterator[Callable[[Progress], None] | None]:
+    """Return the callback of a solve that moves a bar, on a terminal."""
+    from ..network.display import is_watched, progress_bar
+
+    if quiet or not is_watched():
+        yield None
+        return
+    with progress_bar() as update:
+        yield lambda at: update(f"iteration {at.iteration}", at.n_proved / max(1, at.n_outputs))
 
 
 def status_record(problem: Problem, solution: Solution) -> dict[str, Any]:

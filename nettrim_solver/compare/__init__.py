@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from numpy.typing import ArrayLike
 
-from ..checks import check_flag, check_time_limit
 from ..exceptions import SettingsError
 from ..problem import Problem
 from ..threads import limit_threads
 
 if TYPE_CHECKING:
     from ..comparison import Comparison, Row
-    from ..network import Network
+    from ..network import Network, Recipe
     from .checks import Method, Targets
     from .run import Run
 
@@ -26,6 +25,7 @@ def compare(
     X: Any = None,
     *,
     solvers: Sequence[str] | Mapping[str, Method] | None = None,
+    recipe: Recipe | str | None = None,
     sparsities: Sequence[float] = (0.5, 0.7, 0.9),
     X_heldout: Any = None,
     Y_heldout: ArrayLike | None = None,
@@ -38,7 +38,9 @@ def compare(
     n_threads: int | None = None,
     callback: Callable[[Row], object] | None = None,
     time_limit: float | None = None,
-    **pruning: Any,
+    seed: int = 0,
+    progress: bool | None = None,
+    **unknown: Any,
 ) -> Comparison:
     r"""Prune a layer, or a whole network, with several solvers at several sparsities; measure all.
 
@@ -48,12 +50,18 @@ def compare(
         A problem is pooled or strict, with trained weights for the pruners; its radius is not used.
     X : array_like, iterable of batches, or Calibration
         Calibration data of a network, as in :func:`.prune_network`. A problem has its own samples.
-    solvers : sequence of str, or mapping of str to str or callable, optional
+    solvers : sequence of str, or mapping of str to method, optional
         Any of :func:`available_solvers`; by default "admm" and every pruner that can do what is
         asked. A mapping gives them names of your own, so that one solver can appear with several
-        settings. It may also hold functions of your own that return a :class:`Solution`. For a
-        problem they are called with it, a sparsity, and their answer at the sparsity before (None
-        at first); for a network they are pipelines, as in :func:`.prune_network`.
+        settings. It may also hold functions of your own that return a :class:`Solution`, called
+        with the problem, a sparsity, and their answer at the sparsity before (None at first).
+
+        For a network also the name of a recipe (by default "best" and "fast" come first), and in a
+        mapping a :class:`.Recipe`. A solver stands for the base recipe with this step; a function
+        likewise, called as :class:`.Recipe` says.
+    recipe : Recipe or str, optional
+        The base recipe of a network, ``Recipe()`` when omitted. Its layers and skips hold for
+        recipes by name, too.
     sparsities : sequence of float
         Fractions of zeros, in [0, 1). The same count for every solver, in every layer of a network.
     X_heldout : array_like or scipy.sparse matrix of shape (n_heldout, n_inputs), optional
@@ -68,7 +76,8 @@ def compare(
         Called with the pruned :class:`.Network` for a network.
     refit, swaps : bool, {"linear", "box"} or both
         Towards which targets each answer is also refined by :func:`refit` and :func:`swaps`; True
-        is "linear". A row more for each: "refit", "refit-box", "swaps", "swaps-box".
+        is "linear". A row more for each: "refit", "refit-box", "swaps", "swaps-box". Recipes whose
+        steps are a function, or chosen for the network, have none.
     settings : mapping of str to mapping, optional
         Options of a solver, as of :func:`solve`, by its name in the rows; and of the
         refinements, under "refit" and "swaps".
@@ -82,9 +91,8 @@ def compare(
         comparison.
     time_limit : float, optional
         Seconds for the whole comparison.
-    **pruning
-        Further arguments of :func:`.prune_network`, the same for all solvers: ``mode``, ``skip``,
-        ``max_rows``, ``formulation`` and others. None for a problem.
+    seed, progress
+        Of a network, as in :func:`.prune_network`.
 
     Returns
     -------
@@ -104,8 +112,9 @@ def compare(
     to its first sparsity. Every other row is what one call would give.
 
     On a network every row is a run of :func:`.prune_network` of its own, and so are those of the
-    refinements, which follow the solver in every layer: behind a refined layer a cascade goes on
-    from other signals. The seconds are those of the layers, without the measuring.
+    refinements, which follow the solver in every layer: after a refined layer a cascade goes on
+    from other activations. The seconds are those of the layers, without the measuring; or of the
+    whole call where a recipe does more than prune layers.
 
     Examples
     --------
@@ -126,10 +135,14 @@ def compare(
     >>> network = Network([Dense(W, name="hidden"), Activate("relu"),
     ...                    Dense(rng.standard_normal((5, 2)), name="scores")])
     >>> found = compare(network, X[:100], solvers=["magnitude", "exact_obs"], sparsities=[0.5],
-    ...                 X_heldout=X[100:], mode="cascade")
+    ...                 X_heldout=X[100:])
     >>> [row.solver for row in sorted(found.rows, key=lambda row: row.heldout_error)]
     ['exact_obs', 'magnitude']
     """
+    if unknown:
+        from ..network.prune import check_unknown
+
+        check_unknown("compare", unknown)
     # Every import of the package comes by here; few of them compare anything.
     from ..comparison import Comparison
     from .checks import checked_sparsities, checked_targets
@@ -141,15 +154,10 @@ def compare(
         {"refit": checked_targets("refit", refit), "swaps": checked_targets("swaps", swaps)},
         accuracy, measure_memory, callback, time_limit,
     )  # fmt: skip
-    check_flag("measure_memory", measure_memory)
-    check_time_limit(time_limit)
-    for name, function in (("accuracy", accuracy), ("callback", callback)):
-        if function is not None and not callable(function):
-            raise SettingsError(f"{name} must be callable, but was {function!r}")
     with limit_threads(n_threads) as threads:
         run: Run
         if isinstance(problem_or_network, Problem):
-            given = [*(["X"] if X is not None else []), *pruning]
+            given = [k for k, v in (("X", X), ("recipe", recipe)) if v is not None]
             if given:
                 raise SettingsError(f"a Problem has samples and form of its own, but got {given}")
             heldout = X_heldout, Y_heldout, Z_heldout
@@ -161,11 +169,11 @@ def compare(
                 if value is not None:
                     raise SettingsError(f"{name} belongs to a Problem: a network knows its outputs")
             run = network_run(
-                asked, problem_or_network, X, solvers, settings, X_heldout, n_threads, pruning
-            )
-        trained = run.trained_accuracy
+                asked, problem_or_network, X, solvers, settings, X_heldout, recipe, n_threads, seed,
+                progress,
+            )  # fmt: skip
         complete = run.everything()
     return Comparison(
         rows=tuple(run.rows), problem=repr(problem_or_network), kind=run.kind, n_threads=threads,
-        trained_accuracy=trained, n_heldout=run.n_heldout, complete=complete,
+        trained_accuracy=run.trained_accuracy, n_heldout=run.n_heldout, complete=complete,
     )  # fmt: skip

@@ -5,24 +5,29 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
 from .. import refine
 from ..checks import check_choice, check_number
 from ..exceptions import SettingsError
+from ..problem import Problem
 from ..solution import Solution
 from ..solve import solve
-from ..solvers import SOLVERS
+from ..solvers import SOLVERS, available_solvers
+from ..text import nearest
+
+if TYPE_CHECKING:
+    from ..network import Recipe
 
 #: What may follow a solver, and the function that does it.
 REFINEMENTS: dict[str, Callable[..., Solution]] = {"refit": refine.refit, "swaps": refine.swaps}
 
 Targets = bool | str | Sequence[str]
 
-#: A solver by its name, or a function of one's own.
-Method = str | Callable[..., Solution]
+#: A solver by its name, or a function of one's own; of a network also a recipe, or its name.
+Method: TypeAlias = "str | Recipe | Callable[..., Solution]"
 
 #: Keywords that the comparison gives itself.
 OWN = ("problem", "solution", "solver", "sparsity", "nnz", "pattern", "warm_start", "callback",
@@ -53,8 +58,31 @@ class Refinement:
         return {"target": self.target, **self.given}
 
 
-def checked_methods(given: Any, able: Sequence[str]) -> dict[str, Method]:
-    """Return the methods by their names in the rows, solvers all known; by default those able."""
+def able_solvers(problem: Problem) -> list[str]:
+    """Return "admm" and the pruners, as far as they can do what a problem asks."""
+    return [
+        name
+        for name in available_solvers()
+        if (name == "admm" or not SOLVERS[name].convex)
+        and SOLVERS[name].lacks(problem) is None
+        and not (SOLVERS[name].needs_W and problem.W is None)
+    ]
+
+
+def checked_methods(
+    given: Any, able: Sequence[str], known: Sequence[str] = (*SOLVERS,), kinds: Sequence[type] = ()
+) -> dict[str, Method]:
+    """Return the methods by their names in the rows, checked; by default those able.
+
+    Parameters
+    ----------
+    given : sequence of str, or mapping of str to method, optional
+    able : sequence of str
+    known : sequence of str
+        Names of methods.
+    kinds : sequence of type
+        What else may be a method, besides functions.
+    """
     if given is None:
         return {name: name for name in able}
     if not isinstance(given, Mapping):
@@ -66,8 +94,11 @@ def checked_methods(given: Any, able: Sequence[str]) -> dict[str, Method]:
             raise SettingsError(
                 f"solvers must have names other than {list(REFINEMENTS)}, but one was {name!r}"
             )
-        if not callable(method) and (not isinstance(method, str) or method not in SOLVERS):
-            raise SettingsError(f"solvers must be among {list(SOLVERS)}, but one was {method!r}")
+        if callable(method) or type(method) in kinds:
+            continue
+        if not isinstance(method, str) or method not in known:
+            hint = nearest(str(method), known)
+            raise SettingsError(f"solvers must be among {[*known]}, but one was {method!r}{hint}")
     return dict(given)
 
 

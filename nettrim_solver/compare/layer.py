@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -14,9 +14,9 @@ from ..exceptions import ProblemError, SolverError
 from ..problem import Problem
 from ..solution import Solution
 from ..solve import solve
-from ..solvers import SOLVERS, available_solvers, get_solver
+from ..solvers import SOLVERS, get_solver
 from ..status import Status
-from .checks import Method, checked_methods
+from .checks import Method, Refinement, able_solvers, checked_methods
 from .run import Asked, Run
 from .samples import Samples, checked_samples
 
@@ -35,14 +35,7 @@ def checked_solvers(problem: Problem, given: Any) -> tuple[dict[str, Method], di
             f"formulation must be a form with a radius, but was {problem.formulation!r}: the "
             f"sparsity decides lambda_; use formulation={formulation!r}"
         )
-    able = [
-        name
-        for name in available_solvers()
-        if (name == "admm" or not SOLVERS[name].convex)
-        and SOLVERS[name].lacks(problem) is None
-        and not (SOLVERS[name].needs_W and problem.W is None)
-    ]
-    methods = checked_methods(given, able)
+    methods = checked_methods(given, able_solvers(problem))
     modules = {
         name: get_solver(method, problem)
         for name, method in methods.items()
@@ -57,7 +50,11 @@ def layer_run(
     """Return the comparison on a layer, everything checked."""
     asked = asked.of(*checked_solvers(problem, solvers), settings)
     samples, fresh = checked_samples(problem, *heldout)
-    return LayerRun(asked, problem=problem, samples=samples, heldout=fresh)
+    trained = None
+    if asked.accuracy is not None and problem.W is not None:
+        trained = float(asked.accuracy(problem.W, problem.b))
+    n_heldout = 0 if fresh is None else int(fresh.X.shape[0])
+    return LayerRun(asked, trained, n_heldout, problem=problem, samples=samples, heldout=fresh)
 
 
 @dataclass(kw_only=True)
@@ -69,49 +66,29 @@ class LayerRun(Run):
     problem: Problem
     samples: Samples
     heldout: Samples | None = None
-    #: The answers of the method at hand begin at the one before.
-    previous: Solution | None = field(default=None, init=False)
 
-    @property
-    def trained_accuracy(self) -> float | None:
-        """What the user's function says of the trained weights."""
-        if self.asked.accuracy is None or self.problem.W is None:
-            return None
-        return float(self.asked.accuracy(self.problem.W, self.problem.b))
-
-    @property
-    def n_heldout(self) -> int:
-        """Number of held-out samples."""
-        return 0 if self.heldout is None else int(self.heldout.X.shape[0])
-
-    def solver(self, name: str, method: Method) -> None:
-        """Add the rows of one method."""
-        self.previous = None
-        for sparsity in self.asked.sparsities:
-            answer = partial(self._answer, name, method, sparsity)
-            row, solution = self.attempt(Row(name, "", sparsity), answer)
-            if solution is None:
-                continue
-            self.previous = solution
-            for one in self.asked.refinements:
-                options = self._limited(one.options)
-                improve = partial(one.function, self.problem, solution, **options)
-                self.attempt(Row(name, one.label, sparsity), improve, row.seconds or 0.0)
-
-    def _answer(self, name: str, method: Method, sparsity: float) -> Solution:
+    def answer(self, name: str, sparsity: float, previous: Solution | None) -> Solution:
         """Return the answer of a solver or of a function, which begins where it can."""
-        previous = self.previous
+        method = self.asked.methods[name]
         if isinstance(method, str):
             kept = SOLVERS[method].convex or (previous is not None and previous.trace is not None)
             return solve(
                 self.problem, method, sparsity=sparsity, warm_start=previous if kept else None,
                 **self._limited(self.asked.options[name]),
             )  # fmt: skip
+        assert callable(method)
         answer = method(self.problem, sparsity, previous)
         shape = (self.problem.n_inputs, self.problem.n_outputs)
         if not isinstance(answer, Solution) or answer.W.shape != shape:
             raise SolverError(f"{name!r} must return a Solution with W of shape {shape}")
         return answer
+
+    def refined(
+        self, name: str, sparsity: float, answer: Solution, refinement: Refinement
+    ) -> Callable[[], Solution]:
+        """Return what refines an answer."""
+        options = self._limited(refinement.options)
+        return partial(refinement.function, self.problem, answer, **options)
 
     def measured(self, row: Row, answer: Solution) -> Row:
         """Return the row with everything that can be said of an answer."""

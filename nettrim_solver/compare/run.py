@@ -9,7 +9,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
+from ..checks import check_flag, check_time_limit
 from ..comparison import Row
+from ..exceptions import SettingsError
 from ..status import Status
 from .checks import Method, Refinement, checked_settings
 
@@ -31,7 +33,7 @@ class Asked:
     measure_memory : bool
     callback : callable or None
     time_limit : float or None
-    methods : mapping of str to str or callable
+    methods : mapping of str to str, Recipe or callable
         By their names in the rows.
     options : mapping of str to mapping
         By solver and refinement.
@@ -45,6 +47,13 @@ class Asked:
     time_limit: float | None
     methods: Mapping[str, Method] = field(default_factory=dict)
     options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_flag("measure_memory", self.measure_memory)
+        check_time_limit(self.time_limit)
+        for name, function in (("accuracy", self.accuracy), ("callback", self.callback)):
+            if function is not None and not callable(function):
+                raise SettingsError(f"{name} must be callable, but was {function!r}")
 
     def of(self, methods: Mapping[str, Method], modules: Mapping[str, Any], settings: Any) -> Asked:
         """Return the same of these methods, with the user's options for each."""
@@ -63,41 +72,61 @@ class Asked:
 
 @dataclass
 class Run(ABC):
-    """The rows so far, and the clock."""
+    """The rows so far, and the clock.
+
+    Attributes
+    ----------
+    asked : Asked
+    trained_accuracy : float or None
+        What the user's function says of the trained weights.
+    n_heldout : int
+        Number of held-out samples.
+    """
 
     #: What is pruned, in a word.
     kind: ClassVar[str]
 
     asked: Asked
+    trained_accuracy: float | None = None
+    n_heldout: int = 0
     rows: list[Row] = field(default_factory=list)
     started: float = field(default_factory=time.perf_counter)
 
     def everything(self) -> bool:
         """Add the rows of all methods; return False if the comparison ended before."""
         try:
-            for name, method in self.asked.methods.items():
-                self.solver(name, method)
+            for name in self.asked.methods:
+                previous = None
+                for sparsity in self.asked.sparsities:
+                    previous = self.rows_at(sparsity, name, previous) or previous
         except (Stop, KeyboardInterrupt):
             return False
         return True
 
+    def rows_at(self, sparsity: float, name: str, previous: Any) -> Any:
+        """Add the rows of one method at one sparsity; return its answer, None if it failed."""
+        row, answer = self.attempt(
+            Row(name, "", sparsity), lambda: self.answer(name, sparsity, previous)
+        )
+        for one in self.asked.refinements if answer is not None else ():
+            call = self.refined(name, sparsity, answer, one)
+            if call is not None:
+                self.attempt(Row(name, one.label, sparsity), call, row.seconds or 0.0)
+        return answer
+
     @abstractmethod
-    def solver(self, name: str, method: Method) -> None:
-        """Add the rows of one method."""
+    def answer(self, name: str, sparsity: float, previous: Any) -> Any:
+        """Return what a method gives at a sparsity; it may begin at its answer before."""
+
+    @abstractmethod
+    def refined(
+        self, name: str, sparsity: float, answer: Any, refinement: Refinement
+    ) -> Callable[[], Any] | None:
+        """Return what makes the refined answer; None where there is nothing to refine."""
 
     @abstractmethod
     def measured(self, row: Row, answer: Any) -> Row:
         """Return the row with everything that can be said of an answer."""
-
-    @property
-    @abstractmethod
-    def trained_accuracy(self) -> float | None:
-        """What the user's function says of the trained weights."""
-
-    @property
-    @abstractmethod
-    def n_heldout(self) -> int:
-        """Number of held-out samples."""
 
     def attempt(
         self, row: Row, call: Callable[[], Any], seconds: float = 0.0

@@ -128,8 +128,9 @@ def import_keras() -> Any:
         import keras
     except ImportError as error:
         raise MissingDependencyError(
-            f"keras cannot be imported ({error}): python -m pip install 'nettrim-solver[keras]', "
-            "and set the environment variable KERAS_BACKEND to a backend that is installed"
+            f"keras cannot be imported ({error}): python -m pip install keras jax, or '.[keras]' "
+            "in a copy of the repository, and set the environment variable KERAS_BACKEND to one "
+            "that is installed, such as jax"
         ) from None
     return keras
 

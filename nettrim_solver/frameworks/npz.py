@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from ..checks import as_array
 from ..exceptions import ProblemError
 from ..network import Activate, Conv2d, Dense, Flatten, Network, Operation
+from ..network.graph import check_network
 from ..problem_file import load_arrays, save_arrays, unreadable
 from ..storage.arrays import FORMAT, OPERATIONS, described_network, network_arrays
 
@@ -94,6 +95,7 @@ def to_npz(network: Network, path: str | os.PathLike[str]) -> None:
     OSError
         If the folder is missing or not writable; an existing file is then left as it was.
     """
+    check_network(network)
     save_arrays(path, network_arrays(network))
 
 

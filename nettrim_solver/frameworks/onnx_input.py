@@ -108,6 +108,7 @@ def given_values(model: Any, constants: Mapping[str, Any] | None) -> dict[str, N
 
 def inputs_of(model: Any, name: str | None, given: Mapping[str, Any]) -> list[Any]:
     """Return the inputs of a model that are fed; with a name, none but this one."""
+    _check_name("input", name)
     brought = initial_values(model)
     places = {p.name: p for p in model.graph.input if p.name not in brought and p.name not in given}
     if name is not None and name not in places:
@@ -123,8 +124,14 @@ def inputs_of(model: Any, name: str | None, given: Mapping[str, Any]) -> list[An
     return list(places.values())
 
 
+def _check_name(what: str, name: Any) -> None:
+    if name is not None and not isinstance(name, str):
+        raise ProblemError(f"{what} must be the name of a tensor, but was {name!r}")
+
+
 def output_of(model: Any, name: str | None) -> str:
     """Return the only output of a model, or the one of this name."""
+    _check_name("output", name)
     names = [str(place.name) for place in model.graph.output]
     if name is None and len(names) == 1:
         return names[0]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -79,8 +79,10 @@ def opaque_names(patterns: Any, parts: Mapping[str, Any]) -> frozenset[str]:
     ProblemError
         If one of them fits nothing.
     """
-    single = isinstance(patterns, str) or not isinstance(patterns, Iterable)
-    asked = [patterns] if single else list(patterns)
+    try:
+        asked = [patterns] if isinstance(patterns, str) else list(patterns)
+    except TypeError:
+        asked = [patterns]
     found: set[str] = set()
     for pattern in asked:
         fitting = {

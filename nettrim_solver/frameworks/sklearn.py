@@ -18,9 +18,10 @@ import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
-from ..checks import as_array, refuse_masked
+from ..checks import as_array, check_flag, refuse_masked
 from ..exceptions import ProblemError
 from ..network import Activate, Dense, Network, Operation, Softmax
+from ..network.graph import check_network
 
 #: scikit-learn's names of activations, and ours; softmax is an operation of its own.
 ACTIVATION_NAMES = {"relu": "relu", "tanh": "tanh", "logistic": "sigmoid", "identity": None}
@@ -74,16 +75,16 @@ def from_sklearn(estimator: Any) -> Network:
     operations: list[Operation] = []
     last = len(mlp.coefs_) - 1
     for number, (W, b) in enumerate(zip(mlp.coefs_, mlp.intercepts_, strict=True)):
-        dense = W.toarray() if sp.issparse(W) else np.asarray(W)
-        operations.append(Dense(dense, np.asarray(b), name=f"layer_{number}"))
+        dense = W.toarray() if sp.issparse(W) else W
+        operations.append(Dense(dense, b, name=f"layer_{number}"))
         kind = mlp.out_activation_ if number == last else mlp.activation
-        if kind == "softmax":
+        if isinstance(kind, str) and kind == "softmax":
             operations.append(Softmax())
             continue
-        if kind not in ACTIVATION_NAMES:
+        if not isinstance(kind, str) or kind not in ACTIVATION_NAMES:
             raise ProblemError(
                 f"estimator must have an activation among {[*ACTIVATION_NAMES, 'softmax']}, "
-                f"but layer {number} has {kind!r}{_LOGARITHM if kind == 'exp' else ''}"
+                f"but layer {number} has {kind!r}{_LOGARITHM if str(kind) == 'exp' else ''}"
             )
         name = ACTIVATION_NAMES[kind]
         if name is not None:
@@ -158,7 +159,9 @@ def to_sklearn(estimator: Any, network: Network, *, sparse: bool = False) -> Any
     True
     """
     old = _perceptron(estimator)
-    shapes = [tuple(W.shape) for W in old.coefs_]
+    check_network(network)
+    check_flag("sparse", sparse)
+    shapes = [getattr(W, "shape", None) for W in old.coefs_]
     found = [layer.W.shape for layer in network.layers]
     if shapes != found:
         raise ProblemError(f"network must have layers of shapes {shapes}, but has {found}")
@@ -201,6 +204,14 @@ def _perceptron(estimator: Any) -> Any:
         )
     if not hasattr(mlp, "coefs_"):
         raise ProblemError(f"estimator must be fitted, but this {type(mlp).__name__} is not")
+    weights: list[Any] = [getattr(mlp, name, None) for name in ("coefs_", "intercepts_")]
+    if not all(isinstance(one, (list, tuple)) for one in weights) or not (
+        0 < len(weights[0]) == len(weights[1])
+    ):
+        raise ProblemError(
+            f"estimator must have lists coefs_ and intercepts_ with an entry per layer, but this "
+            f"{type(mlp).__name__} has others"
+        )
     return mlp
 
 
@@ -220,7 +231,7 @@ def _check_columns(mlp: Any, X: Any) -> None:
     """Raise if samples have other columns than the perceptron was fitted with."""
     shape: Any = getattr(X, "shape", ())
     columns = getattr(X, "columns", None)
-    if len(shape) == 2 and shape[1] != mlp.n_features_in_:
+    if isinstance(shape, tuple) and len(shape) == 2 and shape[1] != mlp.n_features_in_:
         raise ProblemError(f"X must have {mlp.n_features_in_} columns, but has {shape[1]}")
     names = getattr(mlp, "feature_names_in_", None)
     if names is None or columns is None or [*names] == [*columns]:
@@ -245,11 +256,17 @@ def _check_predictions(mlp: Any, network: Network) -> None:
     X = np.random.default_rng(0).standard_normal((PROBES, network.layers[0].W.shape[0]))
     X = X.astype(dtype)
     expected = network(X)
-    if hasattr(mlp, "predict_proba"):
-        outputs = mlp.predict_proba(X)
-        outputs = outputs[:, 1:] if expected.shape[1] == 1 else outputs
-    else:
-        outputs = mlp.predict(X).reshape(expected.shape)
+    try:
+        if hasattr(mlp, "predict_proba"):
+            outputs = mlp.predict_proba(X)
+            outputs = outputs[:, 1:] if expected.shape[1] == 1 else outputs
+        else:
+            outputs = mlp.predict(X).reshape(expected.shape)
+    except Exception as error:
+        # Attributes of an estimator may be anything.
+        raise ProblemError(
+            f"estimator must predict, but raises {type(error).__name__}: {error}"
+        ) from error
     difference = float(np.max(np.abs(outputs - expected)))
     if not difference <= AGREEMENT[dtype] * max(1.0, float(np.max(np.abs(expected)))):
         raise ProblemError(

@@ -55,6 +55,11 @@ def check_module(module: Any) -> None:
             "module must be the one that torch.jit.script or torch.jit.trace was given, but is "
             "what it returned, which cannot be traced again"
         )
+    lazy = torch.nn.parameter.UninitializedTensorMixin
+    if any(isinstance(one, lazy) for one in [*module.parameters(), *module.buffers()]):
+        raise ProblemError(
+            "module must know the sizes of its layers, but has lazy ones: call it once with a batch"
+        )
     if hasattr(module, "_orig_mod"):
         raise UnsupportedError(
             "module must be the one that torch.compile was given, module._orig_mod, but is what it "

@@ -31,7 +31,8 @@ def import_torch() -> Any:
         import torch
     except ImportError as error:
         raise MissingDependencyError(
-            f"torch is not installed ({error}): python -m pip install 'nettrim-solver[torch]'"
+            f"torch is not installed ({error}): python -m pip install torch, or '.[torch]' in a "
+            "copy of the repository"
         ) from None
     return torch
 
@@ -136,7 +137,11 @@ def example_inputs(example: Any) -> tuple[Inputs, NDArray[Any]]:
     """
     torch = import_torch()
     given = list(example) if isinstance(example, (tuple, list)) else [example]
-    found = [torch.as_tensor(one) for one in given if hasattr(one, "shape")]
+    try:
+        found = [torch.as_tensor(one) for one in given if hasattr(one, "shape")]
+    except Exception as error:
+        # Whatever is no array for PyTorch.
+        raise ProblemError(f"example must hold tensors, but {first_line(error)}") from None
     sizes = {len(one) if one.ndim else 0 for one in found}
     if len(found) != len(given) or len(sizes) != 1 or min(sizes) < 2:
         was = [tuple(getattr(one, "shape", (type(one).__name__,))) for one in given]

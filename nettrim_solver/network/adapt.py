@@ -13,6 +13,7 @@ from .adjoint import check_differentiable
 from .choices import open_layers
 from .downstream import before_softmax
 from .graph import Network
+from .output_refit import usual_epochs
 from .recipe import AUTO, AUTOMATIC, Recipe
 from .target import Budget
 
@@ -24,10 +25,10 @@ FOR_TOLERANCE: dict[str, Any] = {
 }  # fmt: skip
 
 #: What is done to a layer for a number of weights.
-TO_COUNT = [{"step": "l0", "damping": 1e-3}]
+TO_COUNT = [{"step": "l0", "damping": 1e-3, "rounds": 4}]
 
-#: Preliminary passes, and steps of the refit to the output.
-PASSES, REFIT_STEPS = 4, 40
+#: Preliminary passes.
+PASSES = 1
 
 
 def adapted(recipe: Recipe, network: Network, budget: Budget) -> tuple[Recipe, tuple[str, ...]]:
@@ -69,7 +70,7 @@ def _for_count(
     names = [*open_layers(network, trial)] if budget.counts or budget.searched else []
     chosen: dict[str, Any] = {
         "steps": TO_COUNT, "allocation": "output_error", "output_weights": "downstream",
-        "passes": PASSES, "output_refit": REFIT_STEPS,
+        "passes": PASSES, "output_refit": usual_epochs(network),
     }  # fmt: skip
     if len(names) < 2:
         chosen["allocation"] = "uniform"

@@ -1,52 +1,56 @@
-r"""Where the weights of a network go: one budget for all layers, spread over them.
+r"""Where the weights of a network go: one budget for all layers, shared out among them.
 
-``"uniform"`` gives every layer the same sparsity. ``"tolerance"`` gives every layer the same
-relative error of its own, the rule of the paper. ``"output_error"`` spends the budget where it
-costs the network's output least: it minimises
+``"uniform"`` gives every layer the same sparsity. ``"shape"`` leaves small layers denser, by a rule
+of their shapes. ``"tolerance"`` gives every layer the same relative error of its own, the rule of
+the paper. ``"output_error"`` spends the budget where it costs the network's output least: it
+minimises
 
-.. math:: \sum_l \omega_l\, e_l(k_l) \quad \text{subject to} \quad \sum_l k_l = K
+.. math:: \sum_l e_l(k_l) \quad \text{subject to} \quad \sum_l k_l = K
 
 over the convex minorants of the measured paths :math:`e_l` (:mod:`.paths`). Of convex curves the
 pieces can be bought one by one in the order of their slopes, so the minimum is exact.
 
-Pruned alone, a layer's error reaches the output in full. In a cascade the layers behind it are
-pruned on what it leaves, and make up for a part; the sparser they are, the less. The weights
-:math:`\omega_l` say how much is left: the cascade is run with the first allocation :math:`k`, and
-for each layer once with fewer and once with more weights,
-
-.. math:: \omega_l = \frac{E(k_l / c) - E(k_l c)}{e_l(k_l / c) - e_l(k_l c)},
-
-where E is the error of the pruned cascade at the output. A second allocation uses them. All errors
-are taken on samples that the layers were not pruned on: calibration errors make large layers look
-better than they are.
+The errors of layers that are pruned alone do not simply add up in a cascade. So ``"shape"`` and
+``"output_error"`` for one budget compare several splits: the network is quickly pruned with each of
+them, and the one whose output errs least is taken. All errors are taken on samples that the layers
+were not pruned on: calibration errors make large layers look better than they are.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal
 
 import numpy as np
 
-from ..checks import check_choice, check_flag, check_integer, check_number
+from ..checks import check_choice, check_integer, check_number
 from ..exceptions import SettingsError
 from ..threads import limit_threads
 from .calibration import Calibration, as_calibration
 from .choices import Execution
 from .graph import Network
 from .paths import LayerPath
-from .probing import Prober, measuring_recipe
+from .probing import GRID, Prober, measuring_recipe
 from .recipe import ALLOCATIONS, MAX_ROWS, Recipe
-from .spreading import least_nnz, spread_by_output, spread_by_tolerance, spread_evenly
+from .spreading import (
+    least_nnz,
+    spread_by_output,
+    spread_by_shape,
+    spread_by_tolerance,
+    spread_evenly,
+)
 
-Method = Literal["output_error", "tolerance", "uniform"]
+Method = Literal["output_error", "shape", "tolerance", "uniform"]
 
-#: Factor c by which a layer's weights are varied in the cascade, and the bounds on its weight.
-STEP, WEIGHTS = 1.5, (0.05, 20.0)
+#: Exponents of the splits by shape (:func:`.spread_by_shape`) that are tried.
+EXPONENTS = (0.4, 0.8)
 
-#: Layers up to which the cascade is looked at by default: it takes about n^2 + 3n prunings.
-MOST_LAYERS = 10
+#: Layers up to which paths are measured for one budget; of more layers the shapes decide.
+MOST_LAYERS = 20
+
+#: Densities at which layers are measured for one budget, relative to its own, and the largest one:
+#: few layers are to be much denser than the others, and a dense layer costs the output nothing.
+FACTORS, DENSEST = (0.4, 1.0, 2.5, 6.25), 0.7
 
 #: Every so many samples are held out when none are given, and how many there must be for that.
 EVERY, ENOUGH = 5, 50
@@ -63,7 +67,6 @@ def allocate(
     method: Method = "output_error",
     mode: Literal["cascade", "parallel"] = "cascade",
     paths: Mapping[str, LayerPath] | None = None,
-    weigh: bool | None = None,
     skip: str | Iterable[str] | None = None,
     X_heldout: Any = None,
     solver: str = "alps",
@@ -82,14 +85,11 @@ def allocate(
         Calibration data. Without it only ``"uniform"``, or paths that are given, can be used.
     nnz, sparsity : int, float
         Nonzero weights, or fraction of zeros, of the layers together; one of the two.
-    method : {"output_error", "tolerance", "uniform"}
+    method : {"output_error", "shape", "tolerance", "uniform"}
     mode : {"cascade", "parallel"}
         How the network is going to be pruned.
     paths : mapping of str to LayerPath, optional
         Of every layer, from :func:`measure_paths`; measured when omitted.
-    weigh : bool, optional
-        Whether to look at the cascade as well (``"output_error"``); by default for a cascade of at
-        most 10 layers. Without, every layer's error counts as if it reached the output in full.
     skip : str or iterable of str, optional
         Names, patterns and kinds of layers that stay as they are. Their weights do not count.
     X_heldout : array_like, iterable or Calibration, optional
@@ -118,7 +118,8 @@ def allocate(
 
     Notes
     -----
-    Six prunings per layer for the paths; for n layers about n^2 + 3n more for the cascade.
+    Up to four prunings per layer for the paths, and one of the network for each of up to three
+    splits.
 
     Examples
     --------
@@ -140,15 +141,12 @@ def allocate(
         skip=() if skip is None else skip,
     )  # fmt: skip
     allocator = Allocator(
-        network, X, recipe, Execution(n_threads, seed), method=method, paths=paths, weigh=weigh,
+        network, X, recipe, Execution(n_threads, seed), method=method, paths=paths,
         X_heldout=X_heldout,
     )  # fmt: skip
     total = allocator.total(nnz, sparsity)
     with limit_threads(n_threads):
-        allocator.prepare()
-        if allocator.weighs:
-            allocator.weigh(total)
-        return allocator.spread(total)
+        return allocator.chosen(total)
 
 
 def measure_paths(
@@ -189,7 +187,7 @@ class Allocator:
     X : array_like, iterable or Calibration, optional
     recipe : Recipe
         How layers are pruned to measure them; those with budgets of their own are left out.
-    method, paths, weigh
+    method, paths
         As in :func:`allocate`.
     tell : callable, optional
         Called with the name of a layer before each piece of work; may raise to end it.
@@ -198,8 +196,6 @@ class Allocator:
     ----------
     paths : dict of str to LayerPath
         Empty before :meth:`prepare`.
-    weights : dict of str to float
-        All 1 before :meth:`weigh`.
     least, most : int
         The smallest and the largest total there is.
     """
@@ -213,22 +209,15 @@ class Allocator:
         *,
         method: str,
         paths: Mapping[str, LayerPath] | None = None,
-        weigh: bool | None = None,
         X_heldout: Any = None,
         tell: Tell | None = None,
     ) -> None:
         check_choice("method", method, ALLOCATIONS)
-        if weigh is not None:
-            check_flag("weigh", weigh)
         self.method, self.n_threads, self.tell = method, execution.n_threads, tell
         self.prober = _prober(network, X, X_heldout, recipe, execution)
         self.layers = self.prober.layers
         self.paths = self._checked(paths)
-        self.weights = dict.fromkeys(self.layers, 1.0)
-        few = len(self.layers) <= MOST_LAYERS
-        wanted = (recipe.mode == "cascade" and few and X is not None) if weigh is None else weigh
-        self.weighs = bool(wanted) and method == "output_error" and len(self.layers) > 1
-        if X is None and (self.weighs or (method != "uniform" and not self.paths)):
+        if X is None and method != "uniform" and not self.paths:
             raise SettingsError(f"method={method!r} needs calibration data, but X was None")
         floors = 0 if method == "uniform" else sum(map(least_nnz, self.layers.values()))
         self.least, self.most = floors, sum(layer.W.size for layer in self.layers.values())
@@ -257,51 +246,57 @@ class Allocator:
             f"the nearest is nnz={nearest}, sparsity={1 - nearest / size:.4g}"
         )
 
-    def prepare(self) -> None:
-        """Measure the paths that are needed and not given."""
-        if self.method == "uniform" or self.paths:
+    def prepare(self, total: int | None = None) -> None:
+        """Measure the paths that are needed and not given.
+
+        Parameters
+        ----------
+        total : int, optional
+            The only number of nonzeros that is going to be spread: the layers are then measured
+            around its density. When omitted, the paths serve every budget.
+        """
+        if self.method in ("uniform", "shape") or self.paths:
             return
+        grid = GRID if total is None else sparsities_around(total / self.most) or GRID[:1]
         found = {}
         for name in self.layers:
             self._tell(name)
-            found[name] = self.prober.path(name, n_threads=self.n_threads)
+            found[name] = self.prober.path(
+                name, grid, n_threads=self.n_threads,
+                brief=total is not None and self.method == "output_error",
+            )  # fmt: skip
         self.paths = found
 
     def spread(self, total: int) -> dict[str, int]:
-        """Return the nonzeros of every layer."""
+        """Return the nonzeros of every layer by the method's rule, without any draft."""
         self.check(total)
         if self.method == "uniform":
             return spread_evenly({n: layer.W.size for n, layer in self.layers.items()}, total)
+        if self.method == "shape":
+            return spread_by_shape(self.layers, total, EXPONENTS[-1])
         least = {name: least_nnz(layer) for name, layer in self.layers.items()}
         if self.method == "tolerance":
             return spread_by_tolerance(self.paths, total, least)
-        weighted = {name: path.times(self.weights[name]) for name, path in self.paths.items()}
-        return spread_by_output(weighted, total, least)
+        return spread_by_output(self.paths, total, least)
 
-    def weigh(self, total: int) -> None:
-        """Measure how much of every layer's error is left at the end of a cascade.
-
-        Notes
-        -----
-        For n layers 2 i + 3 prunings of layer i = 0, 1, ..., and 2 n evaluations of the network.
-        """
+    def chosen(self, total: int) -> dict[str, int]:
+        """Return the nonzeros of every layer: of several splits the one with the best draft."""
         self.check(total)
-        budgets, state = self.spread(total), self.prober.original
-        weights = {}
-        for place, name in enumerate(self.layers):
-            path, middle = self.paths[name], budgets[name]
-            low = max(least_nnz(self.layers[name]), round(middle / STEP))
-            high = min(path.size, round(middle * STEP))
-            counts = {low, middle, high}
-            self._tell(name)
-            variants = dict(self.prober.pruned(state, name, counts, self.n_threads))
-            errors = [
-                self.prober.output_error(self._onward(variants[count], budgets, place + 1))
-                for count in (low, high)
-            ]
-            weights[name] = _weight(path, (low, high), errors)
-            state = variants[middle]
-        self.weights = weights
+        if self.method in ("uniform", "tolerance") or self.paths or len(self.layers) == 1:
+            self.prepare(total)
+            return self.spread(total)
+        splits = [spread_by_shape(self.layers, total, exponent) for exponent in EXPONENTS]
+        measured = self.method == "output_error" and len(self.layers) <= MOST_LAYERS
+        if measured:
+            self.prepare(total)
+            splits.append(self.spread(total))
+        if self.prober.heldout is None:
+            return splits[-1]
+        errors = []
+        for nnz in splits:
+            draft = self._onward(self.prober.original, nnz, 0)
+            errors.append(self.prober.output_error(draft))
+        return splits[int(np.argmin(errors))]
 
     def _onward(self, state: Network, budgets: Mapping[str, int], place: int) -> Network:
         """Return a network with the layers from `place` on pruned in a cascade."""
@@ -330,12 +325,15 @@ class Allocator:
         return {name: paths[name] for name in self.layers}
 
 
-def _weight(path: LayerPath, counts: tuple[int, int], errors: list[float]) -> float:
-    """Return the change at the output of a cascade relative to that of the layer alone."""
-    alone = path.output_error_at(counts[0]) - path.output_error_at(counts[1])
-    if not alone > 0 or not math.isfinite(alone):
-        return 1.0
-    return float(np.clip((errors[0] - errors[1]) / alone, *WEIGHTS))
+def sparsities_around(density: float) -> tuple[float, ...]:
+    """Return the sparsities at which layers are measured for one budget, by its density.
+
+    Examples
+    --------
+    >>> [round(sparsity, 3) for sparsity in sparsities_around(0.05)]
+    [0.98, 0.95, 0.875, 0.688]
+    """
+    return tuple(1.0 - factor * density for factor in FACTORS if factor * density < DENSEST)
 
 
 def _prober(

@@ -6,12 +6,9 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
+from ..checks import printable
 from .progress import LayerProgress, in_words
-
-if TYPE_CHECKING:
-    from rich.progress import Progress
 
 Callback = Callable[[LayerProgress], object]
 
@@ -31,9 +28,27 @@ def shown_progress(progress: bool | None, callback: Callback | None) -> Iterator
     callable or None
         The callback of the run.
     """
-    if not (_is_watched() if progress is None else progress):
+    if not (is_watched() if progress is None else progress):
         yield callback
         return
+    with progress_bar() as update:
+
+        def report(at: LayerProgress) -> object:
+            update(in_words(at), at.fraction)
+            return None if callback is None else callback(at)
+
+        yield report
+
+
+@contextmanager
+def progress_bar() -> Iterator[Callable[[str, float | None], None]]:
+    """Show a bar on stderr while the block runs.
+
+    Yields
+    ------
+    callable
+        Takes what is being done, in words, and the share that is done, or None.
+    """
     from rich import progress as bars
     from rich.console import Console
 
@@ -46,21 +61,14 @@ def shown_progress(progress: bool | None, callback: Callback | None) -> Iterator
         bars.TimeRemainingColumn(),
     )
     with bars.Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        yield _reporter(bar, callback)
+        task = bar.add_task("starting", total=None)
+        yield lambda words, share: bar.update(
+            task, description=printable(words), completed=share or 0.0,
+            total=None if share is None else 1.0,
+        )  # fmt: skip
 
 
-def _reporter(bar: Progress, callback: Callback | None) -> Callback:
-    task = bar.add_task("starting", total=None)
-
-    def report(at: LayerProgress) -> object:
-        total = None if at.fraction is None else 1.0
-        bar.update(task, description=in_words(at), completed=at.fraction or 0.0, total=total)
-        return None if callback is None else callback(at)
-
-    return report
-
-
-def _is_watched() -> bool:
+def is_watched() -> bool:
     """Return whether stderr is a terminal that can show a bar, or the cell of a notebook."""
     if "ipykernel" in sys.modules:
         return True

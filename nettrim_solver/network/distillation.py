@@ -17,9 +17,9 @@ changed little, little is changed.
 References
 ----------
 Hinton, Vinyals, Dean, *Distilling the Knowledge in a Neural Network*, 2015, arXiv:1503.02531;
-Zhang, Cisse, Dauphin, Lopez-Paz, *mixup*, ICLR 2018, arXiv:1710.09412; Beyer, Zhai, Royer, Markeeva,
-Anil, Kolesnikov, *Knowledge Distillation: A Good Teacher Is Patient and Consistent*, CVPR 2022,
-arXiv:2106.05237; Kingma, Ba, *Adam*, ICLR 2015, arXiv:1412.6980.
+Zhang, Cisse, Dauphin, Lopez-Paz, *mixup*, ICLR 2018, arXiv:1710.09412; Beyer, Zhai, Royer,
+Markeeva, Anil, Kolesnikov, *Knowledge Distillation: A Good Teacher Is Patient and Consistent*, CVPR
+2022, arXiv:2106.05237; Kingma, Ba, *Adam*, ICLR 2015, arXiv:1412.6980.
 """
 
 from __future__ import annotations
@@ -47,6 +47,9 @@ DECAY, SQUARE_DECAY, TINY = 0.9, 0.99, 1e-12
 
 #: Fraction of the steps in which the rate rises, and what is left of it at the end.
 WARM_UP, LAST_RATE = 0.05, 0.02
+
+#: Largest rate relative to the weights: steps of a tenth of them diverge in convolutions.
+LARGEST_RATE = 0.04
 
 
 @dataclass(frozen=True)
@@ -130,8 +133,7 @@ class Distillation:
             [original.prepare(batch).astype(np.float32) for batch in data.batches()]
         )
         self.rng = np.random.default_rng(seed)
-        self.kept = {name: np.flatnonzero(pruned.layer(name).W) for name in self.names}
-        targets = self.teacher(self.X, data.batch_size)
+        self.targets = targets = self.teacher(self.X, data.batch_size)
         residual = self.student(self.X, data.batch_size) - targets
         self.scale = float(np.mean(np.square(targets, dtype=np.float64))) * targets[0].size
         total = float(np.mean(np.square(residual, dtype=np.float64))) * targets[0].size
@@ -159,35 +161,31 @@ class Distillation:
             status = Status.INTERRUPTED
         else:
             status = None
-        weights = {n: (self.student.W[n], self.student.b.get(n)) for n in self.names}
-        if all(
-            np.isfinite(part).all()
-            for pair in weights.values()
-            for part in pair
-            if part is not None
-        ):
-            self.network = self.pruned.replace(weights)
+        found = [*self.student.weights.values(), *self.student.b.values()]
+        if all(np.isfinite(values).all() for values in found):
+            self.network = self.pruned.replace(self.student.pruned(self.names))
         return status
 
     def _descend(self, steps: int, check: Callable[[float], object]) -> None:
-        adam = Adam(self.student, self.kept, self.settings.rate * min(1.0, self.error**0.5))
+        adam = Adam(self.student, min(LARGEST_RATE, self.settings.rate * self.error**0.5))
         order = np.empty(0, dtype=np.intp)
         for step in range(steps):
             check(step / steps)
             if not len(order):
                 order = self.rng.permutation(len(self.X))
             chosen, order = np.split(order, [self.settings.batch_size])
-            X = self._mixed(chosen)
-            targets = self.teacher.forward(X).signals[self.teacher.end]
-            tape = self.student.forward(X)
-            above = self._above(tape.signals[self.student.end], targets)
-            adam.step(self.student.backward(tape, above), schedule(step, steps))
+            X = self.X[chosen]
+            if self.settings.mixing:
+                X = self._mixed(X)
+                targets = self.teacher.forward(X)[self.teacher.end]
+            else:
+                targets = self.targets[chosen]
+            signals = self.student.forward(X)
+            above = self._above(signals[self.student.end], targets)
+            adam.step(self.student.backward(signals, above), schedule(step, steps))
 
-    def _mixed(self, chosen: NDArray[np.intp]) -> Array:
-        """Return mixtures of chosen samples with others."""
-        X = self.X[chosen]
-        if not self.settings.mixing:
-            return X
+    def _mixed(self, X: Array) -> Array:
+        """Return mixtures of samples with others."""
         share = self.rng.beta(self.settings.mixing, self.settings.mixing, size=len(X))
         share = np.maximum(share, 1.0 - share).astype(np.float32)
         share = share.reshape(-1, *[1] * (X.ndim - 1))
@@ -210,46 +208,33 @@ class Adam:
     Parameters
     ----------
     network : Trainable
-        Its W and b are changed.
-    kept : dict of str to ndarray of int
-        Flat indices of the nonzero weights.
     rate : float
         In units of the root mean square of each layer's nonzero weights.
     """
 
-    def __init__(
-        self, network: Trainable, kept: dict[str, NDArray[np.intp]], rate: float
-    ) -> None:  # fmt: skip
-        self.network, self.kept, self.taken = network, kept, 0
-        self.values, self.rates, self.means, self.squares = {}, {}, {}, {}
-        for name, places in kept.items():
-            own = network.W[name].ravel()[places]
-            size = float(np.sqrt(np.mean(own**2))) if len(own) else 0.0
-            for key, values in ((name, own), (f"{name} b", network.b.get(name))):
+    def __init__(self, network: Trainable, rate: float) -> None:
+        self.taken = 0
+        #: Of each vector of variables: itself, its rate, and the means of Adam.
+        self.states: dict[tuple[str, int], tuple[Array, np.float32, Array, Array]] = {}
+        for name, weights in network.weights.items():
+            size = float(np.sqrt(np.mean(weights**2))) if len(weights) else 0.0
+            for place, values in enumerate((weights, network.b.get(name))):
                 if values is not None:
-                    self.values[key], self.rates[key] = values, np.float32(rate * size)
-                    self.means[key] = np.zeros_like(values)
-                    self.squares[key] = np.zeros_like(values)
+                    means = np.zeros_like(values), np.zeros_like(values)
+                    self.states[name, place] = values, np.float32(rate * size), *means
 
     def step(self, gradients: dict[str, tuple[Array, Array]], share: float) -> None:
         """Take one step, at a share of the rate."""
         self.taken += 1
-        for name, places in self.kept.items():
-            of_W, of_b = gradients[name]
-            self.network.W[name].reshape(-1)[places] = self._moved(
-                name, of_W.reshape(-1)[places], share
-            )
-            if name in self.network.b:
-                self.network.b[name] = self._moved(f"{name} b", of_b, share)
-
-    def _moved(self, key: str, gradient: Array, share: float) -> Array:
-        mean, square = self.means[key], self.squares[key]
-        mean += np.float32(1 - DECAY) * (gradient - mean)
-        square += np.float32(1 - SQUARE_DECAY) * (gradient**2 - square)
-        rate = share * self.rates[key] / (1 - DECAY**self.taken)
-        root = np.sqrt(square / np.float32(1 - SQUARE_DECAY**self.taken))
-        self.values[key] -= np.float32(rate) * mean / (root + np.float32(TINY))
-        return self.values[key]
+        mean_part, square_part = (1 - decay**self.taken for decay in (DECAY, SQUARE_DECAY))
+        for (name, place), (values, rate, mean, square) in self.states.items():
+            if name not in gradients:  # The output does not depend on this layer.
+                continue
+            gradient = gradients[name][place]
+            mean += np.float32(1 - DECAY) * (gradient - mean)
+            square += np.float32(1 - SQUARE_DECAY) * (gradient**2 - square)
+            root = np.sqrt(square / np.float32(square_part)) + np.float32(TINY)
+            values -= np.float32(share / mean_part) * rate * mean / root
 
 
 def schedule(step: int, steps: int) -> float:
@@ -260,9 +245,9 @@ def schedule(step: int, steps: int) -> float:
 
 def ends_in_softmax(network: Network) -> bool:
     """Return whether the network's output is that of a softmax."""
-    return isinstance(network[before_softmax(network)], Softmax) or any(
-        isinstance(op, Softmax) for op in network.operations[-2:]
-    )
+    end, last = before_softmax(network), network.output.name
+    behind = [op for op in network.operations if end in network.ancestors(op.name) | {op.name}]
+    return end != last and any(isinstance(op, Softmax) for op in behind)
 
 
 def _softmax(scores: Array) -> Array:

@@ -12,7 +12,7 @@ import scipy.sparse as sp
 from numpy.typing import DTypeLike, NDArray
 
 from ..activations import Activation, Identity
-from ..checks import as_array, check_integer, layout_remedy
+from ..checks import as_array, check_integer, layout_remedy, printable
 from ..exceptions import ProblemError
 from ..problem_checks import numeric
 from .folding import fold_batch_norm
@@ -425,10 +425,11 @@ class Network:
             for name, (size, zero) in self.unpruned.items():
                 rows.append((name, "not pruned", "", "", str(size), f"{100 * zero / size:.1f}"))
             rows.append(("with these", "", "", "", str(whole), f"{100 * zeros / whole:.1f}"))
-        widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+        lines = [[printable(cell) for cell in row] for row in rows]
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
         return "\n".join(
             "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-            for row in rows
+            for row in lines
         )
 
 

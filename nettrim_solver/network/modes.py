@@ -27,11 +27,12 @@ from .adjoint import check_differentiable
 from .calibration import Calibration, Folder, LayerSignals, collect
 from .checkpoint import Checkpoint, fingerprint_parts
 from .choices import PROXY, Execution, LayerSettings, proxy, resolve
-from .distillation import Distillation, DistillationSettings
+from .distillation import Distillation
 from .downstream import before_softmax, output_weights
 from .graph import Network
 from .layers import Layer
 from .outcome import assemble, untouched, with_answers, with_refit
+from .output_refit import refit_settings
 from .progress import Ended, LayerProgress, timed
 from .recipe import Recipe
 from .result import LayerReport, PruningResult
@@ -88,7 +89,7 @@ class Run:
         choices = resolve(original, recipe, budget)
         run = cls(network, original, data, heldout, recipe, budget, execution, choices)
         run.check_passes()
-        if recipe.n_refit_steps:
+        if recipe.n_refit_epochs:
             check_differentiable(original, run.to_prune, before_softmax(original))
         return run
 
@@ -134,7 +135,7 @@ class Run:
         if stopped is None:
             with timed(self.seconds_by_stage, self.stage):
                 stopped = _walk(self)
-        if stopped is None and self.recipe.n_refit_steps:
+        if stopped is None and self.recipe.n_refit_epochs:
             with timed(self.seconds_by_stage, "refit"):
                 stopped = _refit(self)
         with timed(self.seconds_by_stage, "evaluation"):
@@ -150,7 +151,7 @@ class Run:
         return {
             "pass": float(self.recipe.n_passes),
             "final": 1.0 if quick else 20.0 if convex else 5.0,
-            "refit": self.recipe.n_refit_steps / 20,
+            "refit": self.recipe.n_refit_epochs / 20,
         }
 
     def advance(self, stage: str, share: float) -> None:
@@ -229,9 +230,9 @@ class Run:
         found = []
         if self.recipe.n_passes:
             found.append(f"before: {self.recipe.n_passes} passes of all layers by {PROXY}")
-        if self.recipe.n_refit_steps:
+        if self.recipe.n_refit_epochs:
             found.append(
-                f"behind: about {self.recipe.n_refit_steps} evaluations of the network and its "
+                f"behind: about {self.recipe.n_refit_epochs} evaluations of the network and its "
                 "gradient on all samples, to refit the layers to the output"
             )
         return tuple(found)
@@ -313,10 +314,9 @@ def _refit(run: Run) -> Status | None:
     if not names:
         return None
     pruned = run.pruned
-    epochs = run.recipe.n_refit_steps
+    settings = refit_settings(run.original, run.recipe.n_refit_epochs)
     fit = Distillation(
-        run.original, pruned, run.data, names, DistillationSettings(epochs=epochs),
-        seed=run.execution.seed,
+        run.original, pruned, run.data, names, settings, seed=run.execution.seed
     )  # fmt: skip
     stopped = fit.run(lambda share: _between_steps(run, names[-1], share))
     if fit.network is pruned:

@@ -156,15 +156,20 @@ class Prober:
         self._weights: dict[str, NDArray[np.float64] | None] = {}
 
     def path(
-        self, name: str, sparsities: Iterable[float] = GRID, n_threads: int | None = None
-    ) -> LayerPath:
-        """Return the path of one layer alone; see :func:`layer_path`."""
+        self, name: str, sparsities: Iterable[float] = GRID, n_threads: int | None = None, *,
+        brief: bool = False,
+    ) -> LayerPath:  # fmt: skip
+        """Return the path of one layer alone; see :func:`layer_path`.
+
+        With `brief` all errors are those on the held-out samples, if there are any: evaluating the
+        network on the calibration samples can take longer than pruning the layer.
+        """
         tick = time.perf_counter()
         layer = self.original.layer(name)
         grid = _counts(sparsities, layer.W.size)
         found = dict(self.pruned(self.original, name, grid, n_threads))
         found[layer.W.size] = self.original
-        path = self.measured(name, found)
+        path = self.measured(name, found, brief=brief)
         return replace(path, seconds=time.perf_counter() - tick)
 
     def pruned(
@@ -236,11 +241,16 @@ class Prober:
         assert data is not None
         return _output_error(measure(self.original, network, data, alone=False))
 
-    def measured(self, name: str, networks: Mapping[int, Network]) -> LayerPath:
+    def measured(
+        self, name: str, networks: Mapping[int, Network], *, brief: bool = False
+    ) -> LayerPath:
         """Return the errors of networks as a path of one layer, by its number of nonzeros."""
         nnz = np.array(sorted(networks), dtype=np.int64)
         fields: dict[str, Any] = {}
-        for suffix, data in (("", self.data), ("_heldout", self.heldout)):
+        places = [("", self.data), ("_heldout", self.heldout)]
+        if brief and self.heldout is not None:
+            places = [("", self.heldout)]
+        for suffix, data in places:
             if data is None:
                 continue
             found = [measure(self.original, networks[int(k)], data, alone=False) for k in nnz]

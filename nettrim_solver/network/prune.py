@@ -152,7 +152,7 @@ def prune_network(
     >>> str(prune_network(network, X, tolerance=0.2, recipe=paper).status)
     'optimal'
     """
-    _check_unknown("prune_network", unknown)
+    check_unknown("prune_network", unknown)
     budget = Budget.of(
         tolerance=tolerance, sparsity=sparsity, nnz=nnz, max_error=max_error, accuracy=accuracy,
         min_accuracy=min_accuracy,
@@ -209,7 +209,7 @@ def plan_network(
         Of one network. A budget that is shared out among the layers, or searched for, takes more
         than that; ``plan.notes`` says what.
     """  # noqa: E501
-    _check_unknown("plan_network", unknown)
+    check_unknown("plan_network", unknown)
     budget = Budget.of(
         tolerance=tolerance, sparsity=sparsity, nnz=nnz, max_error=max_error, accuracy=accuracy,
         min_accuracy=min_accuracy,
@@ -250,7 +250,7 @@ def _with_request(result: PruningResult, run: Run | Search) -> PruningResult:
     )
 
 
-def _check_unknown(function: str, unknown: dict[str, Any]) -> None:
+def check_unknown(function: str, unknown: dict[str, Any]) -> None:
     """Raise for arguments that there are none of; say where those of earlier releases went."""
     for name, value in unknown.items():
         if name in MOVED or name in {f.name for f in fields(Recipe)}:

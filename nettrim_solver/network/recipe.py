@@ -48,7 +48,7 @@ MODES = ("cascade", "parallel")
 FORMULATIONS = ("pooled", "strict")
 STRICT_BOUNDS = ("clipped", "trained")
 OUTPUT_WEIGHTS = ("equal", "downstream")
-ALLOCATIONS = ("output_error", "tolerance", "uniform")
+ALLOCATIONS = ("output_error", "shape", "tolerance", "uniform")
 
 #: Budgets that a layer can have of its own.
 LAYER_BUDGETS = ("tolerance", "sparsity", "nnz")
@@ -65,7 +65,7 @@ Formulation = Literal["pooled", "strict"]
 Radius = Literal["joint", "per_output"]
 StrictBound = Literal["clipped", "trained"]
 OutputWeights = Literal["equal", "downstream"]
-Allocation = Literal["output_error", "tolerance", "uniform"]
+Allocation = Literal["output_error", "shape", "tolerance", "uniform"]
 
 #: Arguments of ``prune_network`` before there were recipes, and what takes their place.
 MOVED = {
@@ -152,10 +152,10 @@ class Recipe:
     strict_bound : {"clipped", "trained"}
         The bounds of one-sided rows in a strict cascade: those of the trained weights on the pruned
         inputs, V (the paper's choice), or V only where it is the wider bound.
-    allocation : {"uniform", "tolerance", "output_error"}
-        How a budget of the network is shared out among its layers: the same sparsity for all; the
-        same relative error of their own; or where it costs the network's output least. The last two
-        measure the layers first (:func:`.allocate`).
+    allocation : {"uniform", "shape", "tolerance", "output_error"}
+        How a budget of the network is shared out among its layers (:func:`.allocate`): the same
+        sparsity for all; small layers denser, by a rule of their shapes; the same relative error of
+        their own; or where it costs the network's output least. All but the first try prunings.
     output_weights : {"equal", "downstream"}
         How errors of different outputs of a layer are weighted: equally, or by how far each moves
         the network's output (:func:`.downstream_weights`). Radius, gap and violation are then those
@@ -164,9 +164,9 @@ class Recipe:
         Number of preliminary prunings by "alps". Each measures the output weights at the network
         that the one before it left. Needs ``output_weights="downstream"``.
     output_refit : int
-        Steps of a final refit of all remaining weights together, so that the network's output
-        approaches that of the trained one (:func:`.refit_output`). No radius or gap is then that
-        of the weights.
+        Epochs of a final refit of all remaining weights together, so that the network's output
+        approaches that of the trained one (:func:`.refit_output`). It takes no labels. No radius or
+        gap is then that of the weights.
     max_rows : int or inf
         Most rows of a layer that are used: samples; of a convolution (sample, position) pairs.
     resolution : float
@@ -240,8 +240,8 @@ class Recipe:
         return self.passes
 
     @property
-    def n_refit_steps(self) -> int:
-        """Steps of the refit to the output; the recipe must have been adapted to a network."""
+    def n_refit_epochs(self) -> int:
+        """Epochs of the refit to the output; the recipe must have been adapted to a network."""
         assert isinstance(self.output_refit, int)
         return self.output_refit
 
@@ -317,8 +317,13 @@ class Recipe:
         """
         return {name: _plain(value) for name, value in self.changes().items()}
 
-    def to_toml(self) -> str:
-        """Return the recipe as the text of a recipe file.
+    def to_toml(self, comments: Mapping[str, str] | None = None) -> str:
+        """Return the recipe as the text of a recipe file: the fields that differ from ``Recipe()``.
+
+        Parameters
+        ----------
+        comments : mapping of str to str, optional
+            By field. These fields are written in any case, in this order, with their comments.
 
         Raises
         ------
@@ -331,12 +336,18 @@ class Recipe:
             raise SettingsError(
                 f"a recipe file names steps, but steps is a function, {_plain(custom[0])}"
             )
-        content = {"version": VERSION} | self.to_dict()
+        comments = comments or {}
+        content = {name: _plain(getattr(self, name)) for name in comments}
+        content |= {"version": VERSION} | self.to_dict()
         layers = content.pop("layers", {})
-        lines = [f"{name} = {_toml(value)}" for name, value in content.items()]
+        lines = []
+        for name, value in content.items():
+            comment = ["", *comments[name].splitlines()] if name in comments else []
+            lines += [f"# {line}" if line else "" for line in comment]
+            lines.append(f"{name} = {toml_value(value)}")
         for key, one in layers.items():
-            lines += ["", f"[layers.{_toml(key)}]"]
-            lines += [f"{name} = {_toml(value)}" for name, value in one.items()]
+            lines += ["", f"[layers.{toml_value(key)}]"]
+            lines += [f"{name} = {toml_value(value)}" for name, value in one.items()]
         return "\n".join(lines)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -505,7 +516,7 @@ def _shown(value: Any) -> str:
     return repr(_plain(value))
 
 
-def _toml(value: Any) -> str:
+def toml_value(value: Any) -> str:
     """Return a value as TOML writes it."""
     if isinstance(value, bool):
         return str(value).lower()
@@ -513,9 +524,10 @@ def _toml(value: Any) -> str:
         text = value.replace("\\", "\\\\").replace('"', '\\"')
         return '"' + "".join(c if c.isprintable() else f"\\U{ord(c):08x}" for c in text) + '"'
     if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{name} = {_toml(entry)}" for name, entry in value.items()) + "}"
+        entries = (f"{name} = {toml_value(entry)}" for name, entry in value.items())
+        return "{" + ", ".join(entries) + "}"
     if isinstance(value, (list, tuple)):
-        return "[" + ", ".join(map(_toml, value)) + "]"
+        return "[" + ", ".join(map(toml_value, value)) + "]"
     return repr(value)
 
 
@@ -527,7 +539,7 @@ NAMES: Mapping[str, Recipe] = MappingProxyType(
             output_refit="auto",
         ),
         "fast": Recipe(
-            steps="alps", allocation="auto", output_weights="auto", passes=1, output_refit=10,
+            steps="alps", allocation="shape", output_refit=30
         ),
         "net-trim": Recipe(),
     }

@@ -18,7 +18,7 @@ from typing import Any
 
 from ..exceptions import SettingsError, SolverError
 from ..status import Status
-from .allocation import Allocator
+from .allocation import EXPONENTS, Allocator
 from .calibration import Calibration, Folder
 from .checkpoint import Checkpoint, fingerprint_parts
 from .choices import PROXY, Execution, proxy
@@ -74,9 +74,7 @@ class Search:
         budget: Budget, execution: Execution,
     ) -> Search:  # fmt: skip
         """Check everything else that can be checked before work."""
-        allocator = Allocator(
-            network, data, proxy(recipe), execution, method=recipe.allocation, X_heldout=heldout
-        )
+        allocator = Allocator(network, data, proxy(recipe), execution, method=recipe.allocation)
         total = allocator.total(**budget.to_dict()) if budget.counts else None
         search = cls(network, data, heldout, recipe, budget, execution, allocator, total)
         search.typical()  # It is not started: the arguments are checked.
@@ -93,8 +91,10 @@ class Search:
         """Return what is done besides pruning the layers of one network to its final budgets."""
         found, n = [*self.typical().notes()], len(self.allocator.layers)
         if self.allocator.method != "uniform":
-            solves = n * len(GRID) + (n * n + 3 * n if self.allocator.weighs else 0)
-            found.append(f"before: about {solves} layers pruned by {PROXY}, to measure them")
+            drafts = len(EXPONENTS) if self.allocator.method == "shape" else len(EXPONENTS) + 1
+            solves = n * (drafts if self.total is not None else 0)
+            solves += n * len(GRID) if self.allocator.method != "shape" else 0
+            found.append(f"before: about {solves} layers pruned by {PROXY}, to choose a split")
         if self.budget.searched:
             found.append("a search prunes the network several times, mostly 5 to 15")
         return tuple(found)
@@ -216,10 +216,7 @@ class Search:
     def _for_total(self, total: int) -> PruningResult:
         try:
             with timed(self.seconds_by_stage, "paths"):
-                self.allocator.prepare()
-                if self.allocator.weighs:
-                    self.allocator.weigh(total)
-                budgets = self.allocator.spread(total)
+                budgets = self.allocator.chosen(total)
             return self._told(self.prune_to("final", total, budgets), budgets, None)
         except Ended as end:
             return self._trained(end.status, None)
@@ -259,9 +256,6 @@ class Search:
             allocator.prepare()
         start = round(FIRST * allocator.most)
         start = self._bracket("probe", start, PROBE_STEP, PROBE_WIDTH)
-        if allocator.weighs:
-            with timed(self.seconds_by_stage, "paths"):
-                allocator.weigh(min(max(start, allocator.least), allocator.most))
         self._bracket("final", start, FINAL_STEP, self.recipe.resolution)
 
     def _bracket(self, stage: str, start: int, step: float, width: float) -> int:

@@ -39,6 +39,48 @@ def spread_evenly(sizes: Mapping[str, int], budget: int) -> dict[str, int]:
     return found
 
 
+def spread_by_shape(layers: Mapping[str, Layer], budget: int, exponent: float) -> dict[str, int]:
+    """Return a spread by the shapes of the layers alone, between an even one and that by neurons.
+
+    A layer of n weights whose matrices have r rows and columns together gets about
+    ``n^(1 - exponent) r^exponent`` parts: at 0 every layer has the same sparsity, at 1 every row
+    and column of every layer has about equally many weights, so that small layers stay denser
+    (Mocanu et al., *Scalable Training of Artificial Neural Networks*, Nature Communications 9,
+    2018). Each layer keeps one weight per output at least, and the counts add up to the budget.
+
+    Examples
+    --------
+    >>> from nettrim_solver.network import Dense
+    >>> import numpy as np
+    >>> layers = {"a": Dense(np.ones((80, 20))), "b": Dense(np.ones((20, 5)))}
+    >>> spread_by_shape(layers, 170, 0.0), spread_by_shape(layers, 170, 1.0)
+    ({'a': 160, 'b': 10}, {'a': 136, 'b': 34})
+    """
+    sizes = {name: layer.W.size for name, layer in layers.items()}
+    least = {name: least_nnz(layer) for name, layer in layers.items()}
+    parts = {
+        name: sizes[name] ** (1.0 - exponent)
+        * sum(sum(matrix.shape) for matrix in layer.matrices()) ** exponent
+        for name, layer in layers.items()
+    }
+
+    def at(level: float) -> dict[str, int]:
+        return {n: max(least[n], min(sizes[n], int(level * parts[n]))) for n in sizes}
+
+    low, high = 0.0, max(sizes[name] / parts[name] for name in sizes) * 2.0
+    for _ in range(HALVINGS):
+        middle = 0.5 * (low + high)
+        if sum(at(middle).values()) <= budget:
+            low = middle
+        else:
+            high = middle
+    found = at(low)
+    for name in sorted(sizes, key=lambda name: found[name] - sizes[name]):
+        room = budget - sum(found.values())
+        found[name] += max(0, min(room, sizes[name] - found[name]))
+    return found
+
+
 def spread_by_tolerance(
     paths: Mapping[str, LayerPath], budget: int, least: Mapping[str, int]
 ) -> dict[str, int]:

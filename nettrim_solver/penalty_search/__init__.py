@@ -11,13 +11,13 @@ from ..exceptions import ProblemError
 from ..problem import Problem
 from ..solution import Solution
 from ..status import Status, worst
-from .bracketing import SLOPE, Search
+from .bracketing import NEARLY, Search
 from .options import Options
 from .programs import Array, Index, Programs
 
 #: Outputs on which the penalty of a layer is estimated first, and how exactly their share of the
 #: budget must be met.
-SAMPLE, ROUGH = 32, 0.01
+SAMPLE, ROUGH = 32, 0.03
 
 
 def search_for_nnz(
@@ -54,7 +54,7 @@ def search_for_nnz(
 
 def _first_level(
     programs: Programs, keep: Index, options: Options, start: Solution | None
-) -> tuple[Array, float, Options]:
+) -> tuple[Array, float | None, Options]:
     """Return where to begin, and with which slope.
 
     That is at the penalties of the start or at a guess, corrected on a few outputs of a large
@@ -64,9 +64,11 @@ def _first_level(
     if start is not None and start.multiplier is not None:
         known = programs.given(start.multiplier)
         u = u if known is None else known
-    if programs.per_output or M < 4 * SAMPLE or not 0 < keep[0] < programs.sizes[0]:
-        return u, SLOPE, options
-    columns = np.linspace(0, M - 1, SAMPLE).astype(np.int64)
+    if programs.per_output or M < 2 * SAMPLE or not 0 < keep[0] < programs.sizes[0]:
+        return u, None, options
+    # Every size of targets is represented.
+    by_size = np.argsort(programs.problem.target_norms, kind="stable")
+    columns = np.sort(by_size[np.linspace(0, M - 1, SAMPLE).astype(np.int64)])
     few = Programs(programs.problem.select(columns), options.solver, False)
     share = np.maximum(np.round(keep * (SAMPLE / M)).astype(np.int64), 1)
     loose = replace(options, tol_gap=max(options.tol_gap, 1e-3))
@@ -111,13 +113,14 @@ def _finish(search: Search) -> Solution:
     multiplier = solution.multiplier
     if programs.penalised:
         multiplier = (programs.unit * np.exp(search.settled.u))[programs.groups]
+    warnings = last.warnings + _warnings(search, statuses, solution.certificate.distances)
     return replace(
         solution, statuses=tuple(statuses), status=worst(statuses), multiplier=multiplier,
-        n_threads=last.n_threads, warnings=last.warnings + _warnings(search, statuses),
+        n_threads=last.n_threads, warnings=warnings,
     )  # fmt: skip
 
 
-def _warnings(search: Search, statuses: list[Status]) -> tuple[str, ...]:
+def _warnings(search: Search, statuses: list[Status], distances: Array) -> tuple[str, ...]:
     """Say where the count was not met by a penalty alone."""
     found = []
     what = "penalty" if search.programs.penalised else "radius"
@@ -125,11 +128,18 @@ def _warnings(search: Search, statuses: list[Status]) -> tuple[str, ...]:
         count = int(search.settled.count[search.short].sum())
         keep = int(search.keep[search.short].sum())
         some = f" in {int(search.short.sum())} outputs" if search.programs.per_output else ""
+        outputs = np.isin(search.programs.groups, np.flatnonzero(search.short))
+        target = np.linalg.norm(search.programs.problem.target_norms[outputs])
+        reached = np.linalg.norm(distances[outputs]) / target if target > 0 else 0.0
+        why = (
+            f"they come within {100 * reached:.2g} % of the targets already"
+            if reached <= NEARLY
+            else f"the least {what} tried leaves no more, at a distance near the least there is"
+        )
         found.append(
-            f"{count} nonzeros are returned{some}, although {keep} may stay: a smaller {what} "
-            "leaves no more, for these weights already come as close to the target box as any "
-            f"weights do; for exactly {keep} nonzeros use a solver that takes a count itself, such "
-            "as 'alps', or give more samples"
+            f"{count} nonzeros are returned{some}, although {keep} may stay: {why}; for exactly "
+            f"{keep} nonzeros use a solver that takes a count itself, such as 'alps', or give more "
+            "samples"
         )
     pruned = np.array([status is Status.PRUNED for status in statuses])
     dropped = int(search.dropped[np.unique(search.programs.groups[pruned])].sum())

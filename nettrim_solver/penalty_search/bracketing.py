@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..certificate import RADIUS_FLOOR, certify, forward
+from ..certificate import RADIUS_FLOOR, Certificate, certify, forward
 from ..judging import judge
 from ..problem import Problem
 from ..solution import RawSolution, Solution
@@ -43,12 +43,15 @@ Groups = NDArray[np.bool_]
 #: answer near the budget may lack a proof before the best of them is taken.
 SOLVES, WIDTH, ATTEMPTS = 40, 1e-5, 3
 
-#: Slope of the logit of the density along log penalty where nothing is known yet, and the bounds
-#: within which measured slopes are believed.
-SLOPE, SLOPES = -0.7, (-5.0, -0.03)
+#: Bounds within which slopes of the logit of the density along log penalty are believed.
+SLOPES = (-5.0, -0.03)
 
 #: Shortest and longest step outside a bracket, and the part of a bracket that a step stays in.
 STEPS, INSIDE = (0.0025, 3.0), 0.02
+
+#: Distance, relative to the targets, below which more weights hardly matter: the search ends there
+#: if the count is out of reach even with a slope CAUTION times as steep as the last one.
+NEARLY, CAUTION = 0.01, 2.0
 
 #: Steps in log penalty up to which the last pattern is a better start than none.
 NEAR = 0.4
@@ -77,15 +80,15 @@ class Search:
     keep : ndarray of int, shape (G,)
         Nonzeros that each group may have.
     options : Options
-    slope : float
-        Of the logit along log penalty, until it is measured.
+    slope : float, optional
+        Of the logit along log penalty, if known from similar programs.
     rough : float
         Share of the budget by which the count may miss it in either direction, where only the level
         is wanted: nothing is dropped or judged.
     """
 
     def __init__(
-        self, programs: Programs, keep: Index, options: Options, slope: float = SLOPE,
+        self, programs: Programs, keep: Index, options: Options, slope: float | None = None,
         rough: float = 0.0,
     ) -> None:  # fmt: skip
         self.rough, self.slope = rough, slope
@@ -95,6 +98,8 @@ class Search:
         self.dense, self.sparse, self.spare, self.settled = (Ends(G) for _ in range(4))
         self.open, self.short = np.ones(G, dtype=bool), np.zeros(G, dtype=bool)
         self.dropped, self.attempts = np.zeros((2, G), dtype=np.int64)
+        #: Distance of the last answer relative to the targets.
+        self.reached = np.full(G, np.inf)
         self.points: list[tuple[Array, Array]] = []
         self.widths: list[Array] = []
         self.iterations = np.zeros(len(programs.groups), dtype=np.int64)
@@ -139,10 +144,7 @@ class Search:
             self.seconds[name] = self.seconds.get(name, 0.0) + seconds
         objective = solution.certificate.objective
         if self.programs.penalised and objective > 0:
-            # At its own radius the answer has the l1 part of the objective alone: there the same
-            # difference is a larger gap.
-            waste = 0.5 * solution.certificate.distance**2 / objective
-            self.share = float(np.clip(0.5 * (1.0 - waste), 1e-3, 1.0))
+            self.share = float(np.clip(0.5 * self._l1_share(solution.certificate), 1e-3, 1.0))
         unproved = solution.status in (Status.MAX_ITERATIONS, Status.UNPROVED)
         if (
             self.last is None
@@ -161,6 +163,20 @@ class Search:
             W=self._without_dust(columns, solution),
             theta=self._dual(u, columns, solution),
         )
+
+    def _l1_share(self, certificate: Certificate) -> float:
+        """Return the l1 part of the penalised objective, the least one of separate radii.
+
+        At its own radius the answer has this part of the objective alone: there the same difference
+        is a larger gap.
+        """
+        objectives, distances = certificate.objectives, certificate.distances
+        if self.programs.per_output or self.programs.problem.radius == "per_output":
+            objectives, distances = objectives[objectives > 0], distances[objectives > 0]
+            empty = 0.5 * distances**2 >= (1.0 - 1e-9) * objectives
+            shares = 1.0 - 0.5 * distances[~empty] ** 2 / objectives[~empty]
+            return float(shares.min(initial=1.0))
+        return 1.0 - 0.5 * float(np.sum(distances**2)) / float(np.sum(objectives))
 
     def _dual(self, u: Array, columns: Index, solution: Solution) -> Array | None:
         """Return the dual point ``E / lambda``: some solvers give E, whose scale the judge ignores.
@@ -230,6 +246,11 @@ class Search:
         logits = np.zeros(len(self.keep))
         logits[groups] = counts
         self.points.append((u.copy(), self._logit(logits)))
+        norms = self.programs.problem.target_norms[columns]
+        for g, which in zip(groups, members, strict=True):
+            target = np.linalg.norm(norms[which])
+            distance = np.linalg.norm(solution.certificate.distances[which])
+            self.reached[g] = distance / target if target > 0 else 0.0
         parts = [Part.of(solution, which) for which in members]
         proved = [False] * len(groups) if self.stop else self._proved(groups, counts, parts)
         for g, count, part, done in zip(groups, counts, parts, proved, strict=True):
@@ -308,13 +329,25 @@ class Search:
         with np.errstate(invalid="ignore"):
             narrow = sparse.u - dense.u <= max(self.rough, WIDTH)
         none_sparser = (u >= programs.top) & (dense.u == u)
-        none_denser = (u <= programs.bottom) & (sparse.u == u)
+        beyond, slopes = self._out_of_reach(u), self._slopes()
+        if beyond.any() and slopes is not None:
+            self.slope = float(np.median(slopes[beyond]))  # what led to this end
+        none_denser = ((u <= programs.bottom) | beyond) & (sparse.u == u)
         for g in _indices(self.open):
             if none_denser[g]:
                 self.short[g] = sparse.count[g] < self.keep[g]
                 self._close(g, sparse)
             elif narrow[g] or none_sparser[g] or self.attempts[g] >= ATTEMPTS:
                 self._close(g, self.spare if self.attempts[g] else dense)
+
+    def _out_of_reach(self, u: Array) -> Groups:
+        """Return the groups near their targets that need no more weights, as far as can be told."""
+        slopes = self._slopes()
+        if slopes is None or not self.programs.penalised:
+            return np.zeros(len(u), dtype=bool)
+        rise = CAUTION * slopes * (self.programs.bottom - u)
+        near = self.reached <= (NEARLY if not self.rough else 0.75 * NEARLY)
+        return near & np.isnan(self.dense.u) & (self.points[-1][1] + rise < self._goal())
 
     def close_rest(self) -> Groups:
         """Close the groups that are still open with the best at hand; return which these were."""
@@ -359,16 +392,27 @@ class Search:
         surplus = np.minimum(np.where(useful, surplus, 0.0), self.programs.sizes - self.keep)
         return self._logit(self.keep + surplus)
 
+    def _slopes(self) -> Array | None:
+        """Return the slope of the logit for every group; None where nothing is known yet."""
+        if len(self.points) < 2:
+            return None if self.slope is None else np.full(len(self.keep), self.slope)
+        (u0, y0), (u1, y1) = self.points[-2:]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            measured = (y1 - y0) / (u1 - u0)
+        last = self._guessed_slopes() if self.slope is None else self.slope
+        return np.where(np.isfinite(measured), np.clip(measured, *SLOPES), last)
+
+    def _guessed_slopes(self) -> Array:
+        return np.clip(self.programs.slope(self.keep), *SLOPES)
+
     def _next(self, u: Array) -> Array:
         """Return the next log level of every group: a secant step, kept inside the bracket."""
         low, high, goal = self.dense.u, self.sparse.u, self._goal()
-        (u1, y1), slope = self.points[-1], np.full(len(u), self.slope)
+        y1, slopes = self.points[-1][1], self._slopes()
+        slope = self._guessed_slopes() if slopes is None else slopes
         step = goal - y1
         if len(self.points) > 1:
-            u0, y0 = self.points[-2]
-            with np.errstate(divide="ignore", invalid="ignore"):
-                measured = (y1 - y0) / (u1 - u0)
-            slope = np.where(np.isfinite(measured), np.clip(measured, *SLOPES), slope)
+            y0 = self.points[-2][1]
             # Twice on the same side: look beyond the goal, so that the bracket closes there, too.
             step = np.where(~np.isnan(high - low) & ((goal - y0) * step > 0), 2.0 * step, step)
         step /= slope

@@ -22,6 +22,9 @@ LEAST = 1e-5
 #: and ReLU layers have in common.
 FALL, POWER = 7.2, 0.64
 
+#: Slope of the logit of the density along the log radius, of solvers without the penalised form.
+SLOPE = -0.7
+
 
 class Programs:
     """The family of programs that a budget chooses from.
@@ -75,6 +78,13 @@ class Programs:
             return np.log(0.5 * (1.0 - density) + LEAST)
         u = np.clip(-FALL * density**POWER, self.bottom, self.top)
         return np.where(density >= 1.0, self.bottom, np.where(density <= 0.0, self.top, u))
+
+    def slope(self, keep: Index) -> Array:
+        """Return the slope of the logit of the density along the log level where the guess is."""
+        if not self.penalised:
+            return np.full(len(keep), SLOPE)
+        density = np.clip(keep / self.sizes, 1e-6, 1.0 - 1e-6)
+        return -1.0 / (FALL * POWER * density**POWER * (1.0 - density))
 
     def given(self, multiplier: Array) -> Array | None:
         """Return the log levels of known penalties, shape (M,); None where they are unusable."""

@@ -149,6 +149,9 @@ def unpack(packed: Packed) -> NDArray[Any]:
     """
     if packed.format not in FORMATS:
         raise ProblemError(f"format must be one of {list(FORMATS)}, but was {packed.format!r}")
+    sizes = packed.shape
+    if not sizes or not all(type(n) is int and n >= 0 for n in sizes) or math.prod(sizes) >> 62:
+        raise ProblemError(f"shape must hold sizes that arrays can have, but was {sizes!r}")
     values = _part(packed, "values")
     if values.dtype.kind != "f" or values.dtype.itemsize not in ITEM_SIZES:
         raise ProblemError(f"values must be float16, float32 or float64, but are {values.dtype}")
@@ -157,7 +160,12 @@ def unpack(packed: Packed) -> NDArray[Any]:
         return values.reshape(packed.shape).copy()
     positions = _POSITIONS[packed.format](packed)
     _agree(len(positions) == len(values), packed)
-    bits = np.zeros(math.prod(packed.shape), dtype=_unsigned(values.dtype))
+    try:
+        bits = np.zeros(math.prod(packed.shape), dtype=_unsigned(values.dtype))
+    except (MemoryError, ValueError):
+        raise ProblemError(
+            f"an array of shape {packed.shape} must fit into memory, but does not"
+        ) from None
     bits[positions] = values.view(bits.dtype)
     return bits.view(values.dtype).reshape(packed.shape)
 
