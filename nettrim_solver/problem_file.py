@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 import tempfile
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +22,7 @@ import scipy.sparse as sp
 
 from .activations import ACTIVATIONS
 from .exceptions import ProblemError, ProblemFileError
+from .problem_checks import csr_fault
 
 if TYPE_CHECKING:
     from .problem import Problem
@@ -28,6 +31,13 @@ FORMAT = "nettrim_solver.problem/1"
 ARRAYS = ("X", "Y", "W", "b", "Z", "lower", "upper", "weights", "epsilon", "lambda_", "tolerance")
 WHAT = "a problem written by nettrim_solver"
 TEXTS = ("radius", "formulation", "intercept")
+
+#: Most columns of a sparse X in a file: what is not stored takes memory all the same, in weights,
+#: norms and means. A dense X is as large as its file.
+MOST_COLUMNS = 4_000_000
+
+#: Bytes that an archive may unpack to, and the ratio to its own size allowed beyond that.
+MOST_UNPACKED, MOST_RATIO = 2**28, 100
 
 
 @contextmanager
@@ -115,9 +125,8 @@ def load_problem(path: str | os.PathLike[str]) -> Problem:
             activation = ACTIVATIONS[settings["activation"]]
             arguments["activation"] = activation(**settings["activation_parameters"])
         if "X_data" in arrays:
-            parts = [arrays.pop(f"X_{part}") for part in ("data", "indices", "indptr")]
-            arguments["X"] = sp.csr_array(tuple(parts), shape=tuple(arrays.pop("X_shape")))
-            arguments["X"].check_format()
+            parts = [arrays.pop(f"X_{part}") for part in ("data", "indices", "indptr", "shape")]
+            arguments["X"] = checked_csr(*parts)
         scalars = {k: float(v) for k, v in arrays.items() if v.ndim == 0 and k in ARRAYS}
         arguments |= {k: arrays[k] for k in ARRAYS if k in arrays} | scalars
         if "X" not in arguments:
@@ -128,6 +137,62 @@ def load_problem(path: str | os.PathLike[str]) -> Problem:
         # The settings of a file that another program wrote may be anything.
         raise unreadable(path, WHAT, error) from None
     return Problem(**arguments)
+
+
+def checked_csr(data: Any, indices: Any, indptr: Any, shape: Any) -> Any:
+    """Return a CSR array whose parts were checked against each other, before scipy uses them.
+
+    Raises
+    ------
+    ValueError
+    """
+    fault = None
+    if shape.shape != (2,) or shape.dtype.kind not in "iu":
+        fault = "X_shape must be two integers"
+    elif not (0 < int(shape[0]) and 0 < int(shape[1]) <= MOST_COLUMNS):
+        fault = f"X_shape must have 1 to {MOST_COLUMNS:,} columns, but is {shape.tolist()}"
+    fault = fault or csr_fault(data, indices, indptr, int(shape[0]), int(shape[1]))
+    if fault is not None:
+        raise ValueError(f"X is not a sparse matrix in CSR form: {fault}")
+    parts = data, indices.astype(np.int64), indptr.astype(np.int64)
+    return sp.csr_array(parts, shape=(int(shape[0]), int(shape[1])))
+
+
+def check_sizes(archive: zipfile.ZipFile, path: Any) -> None:
+    """Raise unless an archive is sound and its arrays as large as their headers say.
+
+    A member of a few compressed bytes may ask for any amount of memory: so the sizes that headers
+    promise are looked at before anything is read, and held against what the file itself takes.
+
+    Raises
+    ------
+    ProblemFileError
+    """
+    packed = sum(member.compress_size for member in archive.infolist())
+    total = sum(member.file_size for member in archive.infolist())
+    if total > max(MOST_UNPACKED, MOST_RATIO * packed):
+        raise ProblemFileError(
+            f"{path} unpacks to {total:,} bytes, {total // max(packed, 1)} times its size; more "
+            f"than {MOST_RATIO} times is refused beyond {MOST_UNPACKED:,} bytes"
+        )
+    # numpy reads as many bytes as a header asks for, so a damaged header that asks for fewer than
+    # there are would pass without a look at the checksum.
+    damaged = archive.testzip()
+    if damaged is not None:
+        raise ProblemFileError(f"{path} is damaged: the checksum of {damaged!r} is wrong")
+    for member in archive.infolist():
+        with archive.open(member) as stream:
+            version = np.lib.format.read_magic(stream)
+            read = np.lib.format.read_array_header_1_0
+            if version != (1, 0):
+                read = np.lib.format.read_array_header_2_0
+            shape, _, dtype = read(stream)
+            held = math.prod(shape) * dtype.itemsize
+            if not dtype.hasobject and held > member.file_size:
+                raise ProblemFileError(
+                    f"{path}: the header of {member.filename!r} asks for {held:,} bytes of "
+                    f"{dtype}, but the file has {member.file_size:,}"
+                )
 
 
 def load_arrays(path: str | os.PathLike[str], what: str) -> dict[str, Any]:
@@ -151,13 +216,7 @@ def load_arrays(path: str | os.PathLike[str], what: str) -> dict[str, Any]:
                 raise ProblemFileError(f"{path} is not an .npz archive (pickles are refused)")
             stream.seek(0)
             with np.load(stream, allow_pickle=False) as file:
-                # numpy reads as many bytes as a header asks for, so a damaged header that asks for
-                # fewer than there are would pass without a look at the checksum.
-                damaged = file.zip.testzip()
-                if damaged is not None:
-                    raise ProblemFileError(
-                        f"{path} is damaged: the checksum of {damaged!r} is wrong"
-                    )
+                check_sizes(file.zip, path)
                 return {name: file[name] for name in file.files}
     except FileNotFoundError:
         raise ProblemFileError(f"there is no file {path}") from None
