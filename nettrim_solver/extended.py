@@ -84,5 +84,12 @@ def dots(columns: Array, vector: Array) -> Array:
 
 
 def column_sums(values: Array) -> Array:
-    """Return the sums of all columns, each rounded once."""
-    return np.array([math.fsum(column) for column in values.T])
+    """Return the sums of all columns, each rounded once; those that overflow are not finite."""
+    return np.array([_sum(column) for column in values.T])
+
+
+def _sum(values: Array) -> float:
+    try:
+        return math.fsum(values)
+    except (OverflowError, ValueError):  # beyond all numbers, or infinite with either sign
+        return math.nan
