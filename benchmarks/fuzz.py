@@ -20,6 +20,7 @@ import argparse
 import time
 import warnings
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -94,6 +95,10 @@ ORDER = (
 )  # fmt: skip
 
 
+#: What no answer may turn out to be.
+WRONG = ("too large", "too small", "not feasible", "not infeasible", "crashed")
+
+
 def judge_group(case: Case, group: Group, solution: Any) -> tuple[str, str]:
     """Return the outcome of one group, and why."""
     columns = group.columns
@@ -130,19 +135,26 @@ def _judge_optimal(
     clarabel = _try(group)
     if clarabel is None:
         return "optimal", ""
-    return _compare(group, ours, bound(group, theta), clarabel, tolerance)
+    return _compare(group, ours, theta, clarabel, tolerance)
 
 
 def _compare(
-    group: Group, ours: Measured, own: float, clarabel: Verdict, tolerance: float
+    group: Group, ours: Measured, theta: Any, clarabel: Verdict, tolerance: float
 ) -> tuple[str, str]:  # fmt: skip
-    lower = max(own, bound(group, clarabel.theta))
+    # Radii below the documented floor are kept to the tolerance times that floor.
+    target = float(np.linalg.norm(np.clip(0.0, group.lower, group.upper)))
+    floor = target * (1e-6 if tolerance < 1e-5 else 1e-2)
+    if not group.penalised and group.level < floor:
+        group = replace(group, level=group.level + MARGIN * tolerance * floor)
+    lower = max(bound(group, theta), bound(group, clarabel.theta))
     slack = MARGIN * tolerance * max(ours.objective, lower) + _zero(group, tolerance)
     if ours.objective < lower - slack:
         return "too small", f"{ours.objective:.9g} where {lower:.9g} is a bound"
     if clarabel.solved and _feasible(group, clarabel, ARBITER_FEASIBLE):
         theirs = measure(group, clarabel.W, clarabel.b)
-        if ours.objective > theirs.objective + slack:
+        # What the arbiter's own excess is worth at its multipliers, the more so near a vertex.
+        worth = theirs.excess * theirs.radius * float(np.linalg.norm(clarabel.theta))
+        if ours.objective > theirs.objective + slack + 10.0 * worth:
             return "too large", f"{ours.objective:.9g} where {theirs.objective:.9g} is reached"
     return "optimal", ""
 

@@ -125,9 +125,9 @@ class Scales:
         if problem.epsilon is not None:
             share = np.broadcast_to(problem.epsilon, problem.n_outputs)[columns]
             share = share / np.sqrt(problem.n_outputs) if problem.joint else share
-            scale = np.maximum(share, scale)
+            scale = np.maximum(share, 1e-4 * scale)
         with np.errstate(invalid="ignore", over="ignore"):
-            coarse = EPS * problem.n_inputs * size > PRECISE * scale
+            coarse = EPS * np.sqrt(problem.n_inputs) * size > PRECISE * scale
         coarse &= np.isfinite(size) & (size > 0)
         if coarse.any():
             offset = None if b is None else b[coarse]
