@@ -110,10 +110,11 @@ class Measured:
 def measure(group: Group, W: Array, b: Array) -> Measured:
     """Measure weights (N, m) and intercepts (m,).
 
-    ``excess`` is the distance beyond the radius, relative to it, but for what the rounding of the
+    ``excess`` is the distance beyond the radius, relative to it, but for what the rounding of
     targets and products leaves; ``hard`` the largest excess of a hard row relative to its own
-    scale: with columns of unit length the norm of its inputs times that of the weights, the
-    intercept and the finite ends of its box.
+    scale: inputs times weights in size (centred, with an intercept), the intercept and the end of
+    its box, but no more than the targets. A weight counts as a millionth of all at least, and
+    those of an output without any as large as the targets.
     """
     X, W, b = group.X.astype(LONG), W.astype(LONG), b.astype(LONG)
     Z = X @ W + b
@@ -124,11 +125,18 @@ def measure(group: Group, W: Array, b: Array) -> Measured:
     objective = np.sum(group.c * np.abs(W))
     hard = 0.0
     if not group.ball.all():
-        unit = np.array([_norm(column) for column in X.T])
-        rows = np.array([_norm(row) for row in X / np.where(unit > 0, unit, 1)])
-        scales = np.abs(b) + np.abs(k)
-        scales = scales + np.outer(rows, [_norm(w) for w in (W * unit[:, None]).T])
-        shares = np.abs(E) / np.where(scales > 0, scales, 1)
+        centred = X - (X.mean(axis=0) if group.intercept else 0)
+        unit = np.array([_norm(column) for column in centred.T])
+        scales = np.abs(X.mean(axis=0) @ W + b if group.intercept else b) + np.abs(k)
+        most = np.array([_norm(column) for column in np.clip(0.0, group.lower, group.upper).T])
+        most = np.where(most > 0, most, _norm(most) / np.sqrt(len(most)))
+        weights = np.array([_norm(w) for w in (W * unit[:, None]).T])
+        least = np.where(weights > 1e-6 * most, 1e-6 * weights, most)
+        sizes_w = np.maximum(np.abs(W), least / np.where(unit > 0, unit, np.inf)[:, None])
+        scales = scales + np.abs(centred) @ sizes_w
+        scales = np.where(most > 0, np.minimum(scales, most), scales)
+        floor = 1e-17 * sizes  # what extended precision itself leaves
+        shares = np.maximum(np.abs(E) - floor, 0) / np.where(scales > 0, scales, 1)
         hard = float(np.max(np.where(group.ball, 0, shares)))
     if group.penalised:
         return Measured(float(group.level * objective + distance**2 / 2), 0.0, hard, 1.0)
@@ -168,6 +176,8 @@ def bound(group: Group, theta: Array) -> float:
         ratios[j] = np.max(slopes[used] / limit[used, j], initial=0)
     ends = np.where(theta > 0, group.upper, group.lower)
     support = np.sum(np.where(theta != 0, ends * theta, 0), axis=0)
+    # Against the bound: a sum whose terms cancel has no sign.
+    support += 1e-16 * np.sum(np.abs(np.where(theta != 0, ends * theta, 0)), axis=0)
     norms = np.array([_norm(column) for column in np.where(group.ball, theta, 0).T])
     if group.penalised:
         if norms[0] == 0:

@@ -187,7 +187,6 @@ def _weights(rng: Any, budget: str, X: Array, M: int) -> Array | None:
 
 def _budget(rng: Any, arguments: dict[str, Any], budget: str, X: Array, Z: Array) -> None:
     """Put a radius or a penalty into the arguments."""
-    M = Z.shape[1]
     with np.errstate(all="ignore"):
         # In units that stay finite: sizes up to 1e290 have no squares.
         unit = float(np.abs(Z).max()) or 1.0

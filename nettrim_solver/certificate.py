@@ -27,24 +27,29 @@ import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
+from . import extended, products
+from .exceptions import ProblemError
 from .problem import Problem
+from .problem_checks import plain_array
+from .products import RADIUS_FLOOR as RADIUS_FLOOR
+from .products import Scales, radius_floor, shares
+from .products import adjoint as adjoint
+from .products import forward as forward
+from .products import squared_column_norms as squared_column_norms
 
 Array = NDArray[np.float64]
-
-#: Radii below this fraction of dist(0, K) are judged as if they were this large, because float64
-#: cannot compute the distance itself any better. With tol_feas = 1e-6 that is 1e-12 of the targets.
-RADIUS_FLOOR = 1e-6
 
 #: Objectives below this fraction of the terms that cancel in the dual value are judged as if they
 #: were this large: beneath it the difference is rounding.
 OBJECTIVE_FLOOR = 1e-9
 
-#: A ray proves infeasibility when |x_i^T theta| <= RAY_RESIDUAL ||x_i|| ||theta||: then only
-#: weights about 1 / RAY_RESIDUAL times the natural scale could escape the proof.
+#: A ray has |x_i^T theta| <= RAY_RESIDUAL ||x_i|| ||theta||, and what it lacks of zero must not let
+#: weights of ESCAPE times the natural scale reach the radius.
 RAY_RESIDUAL = 1e-9
+ESCAPE = 1e5
 
-#: Entries of a float64 working array per block of outputs (2 MB).
-BLOCK_ENTRIES = 250_000
+#: The same for the orthogonality to columns without penalty, whose weights nothing bounds.
+FREE_RESIDUAL = 1e-13
 
 
 @dataclass(frozen=True)
@@ -64,9 +69,13 @@ class Certificate:
         better. Zero weights that are optimal have gap 0; a negative gap belongs to infeasible
         weights.
     violations : ndarray of shape (G,)
-        ``dist / epsilon - 1`` where positive (strict: also the norm of the hard rows' excess over
-        epsilon; relative to ``dist(0, K)`` without a radius); 0 when kept, and for pooled problems
-        without a radius.
+        The larger of ``dist / epsilon - 1``, where positive, and (strict) the largest excess of a
+        hard row in units of its own scale: ``sum |x_i| |w_i|``, with inputs centred where there is
+        an intercept, plus the intercept and its end of the box, but not more than ``dist(0, K)``.
+        0 when kept.
+    worths : ndarray of shape (G,)
+        What the violation is worth by the dual point, relative like the gap: each row's excess
+        times its multiplier. The weights are no further below the optimum of their own patterns.
     distances : ndarray of shape (M,)
         ``dist(X w_j + b_j, K)`` over all rows.
     activation_errors : ndarray of shape (M,) or None
@@ -81,6 +90,7 @@ class Certificate:
     bounds: Array
     gaps: Array
     violations: Array
+    worths: Array
     distances: Array
     activation_errors: Array | None
     nnz: NDArray[np.int64]
@@ -124,7 +134,8 @@ class Certificate:
 
     def proved(self, tol_gap: float, tol_feas: float) -> NDArray[np.bool_]:
         """Return which radii have proved-optimal weights, shape (G,)."""
-        return self.feasible(tol_feas) & (np.abs(self.gaps) <= tol_gap)
+        within = (np.abs(self.gaps) <= tol_gap) & (self.worths <= tol_gap)
+        return self.feasible(tol_feas) & within
 
 
 @dataclass(frozen=True)
@@ -132,12 +143,14 @@ class DualTerms:
     """Terms of the dual value of some outputs, after their dual points were made feasible.
 
     ``support`` is sigma_K(theta), ``norm`` the norm that meets epsilon (strict: over matched rows),
-    and ``ratio`` is ``max_i |x_i^T theta| / c_i`` (lambda_ c when penalised); shape (m,) each.
+    ``ratio`` is ``max_i |x_i^T theta| / c_i`` (lambda_ c when penalised), and ``rounding`` what
+    float64 may have lost of sigma_K; shape (m,) each.
     """
 
     support: Array
     norm: Array
     ratio: Array
+    rounding: Array
 
 
 def certify(problem: Problem, W: Any, b: Any = None, theta: Any = None) -> Certificate:
@@ -170,41 +183,48 @@ def certify(problem: Problem, W: Any, b: Any = None, theta: Any = None) -> Certi
     >>> judged.objective, judged.bound, judged.gap, judged.violation
     (2.0, 2.0, 0.0, 0.0)
     """
+    W, b, theta = (
+        _checked(problem, name, given) for name, given in (("W", W), ("b", b), ("theta", theta))
+    )
     n_outputs = problem.n_outputs
-    W = np.asarray(W)
-    distances, matched, hard = (np.empty(n_outputs) for _ in range(3))
+    distances, matched, hard, price = np.empty((4, n_outputs))
     errors = None if problem.activation is None else np.empty(n_outputs)
-    parts = []
+    parts, scales = [], Scales(problem)
     for columns in output_blocks(problem):
         lower, upper = problem.box(columns)
-        Z = forward(problem.X, W[:, columns], None if b is None else b[columns])
+        Z = scales.forward(W[:, columns], None if b is None else b[columns], columns)
         E = Z - np.clip(Z, lower, upper)
-        distances[columns] = np.linalg.norm(E, axis=0)
+        distances[columns] = matched[columns] = np.linalg.norm(E, axis=0)
+        hard[columns] = price[columns] = 0.0
+        if theta is not None:
+            parts.append(dual_terms(problem, theta[:, columns], columns, (lower, upper), scales))
         if problem.strict:
             fixed = lower == upper
             matched[columns] = np.linalg.norm(np.where(fixed, E, 0.0), axis=0)
-            hard[columns] = np.linalg.norm(np.where(fixed, 0.0, E), axis=0)
+            excess = np.abs(np.where(fixed, 0.0, E))
+            size = scales.rows(W[:, columns], None if b is None else b[columns], Z - E, columns)
+            hard[columns] = shares(excess, size).max(axis=0)
+            if theta is not None:
+                price[columns] = np.sum(excess * np.abs(_legal(theta[:, columns], lower, upper)), 0)
         if errors is not None:
             assert problem.activation is not None and problem.Y is not None
             difference = problem.activation.select(columns)(Z) - problem.Y[:, columns]
             errors[columns] = np.linalg.norm(difference, axis=0)
-        if theta is not None:
-            parts.append(dual_terms(problem, theta[:, columns], columns, (lower, upper)))
-    if not problem.strict:
-        matched, hard = distances, np.zeros(n_outputs)
     objectives: Array = np.sum(problem.penalty() * np.abs(W), axis=0, dtype=np.float64)
     if problem.penalised:
         assert problem.lambda_ is not None
         objectives = problem.lambda_ * objectives + 0.5 * matched**2
     terms = concatenate_terms(parts) if parts else None
-    bounds, floors = dual_bounds(problem, terms)
+    bounds, floors, factors = _scaled_bounds(problem, terms)
     if problem.penalised:
         # A distance that is zero but for rounding leaves nothing to compare a bound with.
-        floors = np.maximum(floors, 0.5 * (RADIUS_FLOOR * problem.target_norms) ** 2)
+        floors = np.maximum(floors, 0.5 * (radius_floor(problem) * problem.target_norms) ** 2)
     groups = np.array([objectives.sum()]) if problem.joint else objectives
     scale = np.maximum(np.maximum(groups, bounds), floors)
     gaps = np.divide(groups - bounds, scale, out=np.zeros_like(groups), where=scale > 0)
-    violations = _violations(problem, matched, hard)
+    violations, excess = _violations(problem, matched, hard)
+    worth = _worth(problem, terms, factors, price, excess)
+    worths = np.divide(worth, scale, out=np.zeros_like(groups), where=scale > 0)
     # Weights that are not finite, or overflow, prove nothing: NaN fails every comparison above.
     lost = ~np.isfinite(objectives + distances)
     if lost.any():
@@ -215,6 +235,7 @@ def certify(problem: Problem, W: Any, b: Any = None, theta: Any = None) -> Certi
         bounds=bounds,
         gaps=gaps,
         violations=violations,
+        worths=worths,
         distances=distances,
         activation_errors=errors,
         nnz=np.count_nonzero(W, axis=0),
@@ -227,6 +248,7 @@ def dual_terms(
     theta: Array,
     columns: Any = slice(None),
     box: tuple[Array, Array] | None = None,
+    scales: Scales | None = None,
 ) -> DualTerms:
     """Make the dual points of some outputs feasible but for scale, and return their terms.
 
@@ -241,19 +263,25 @@ def dual_terms(
     columns : slice or index array of m outputs
     box : pair of ndarray (n_samples, m), optional
         The box of these outputs, when at hand.
+    scales : Scales, optional
+        Those of the problem, when at hand.
     """
     lower, upper = problem.box(columns) if box is None else box
     theta = _legal(theta, lower, upper)
     penalty = np.broadcast_to(problem.penalty(columns), (problem.n_inputs, theta.shape[1]))
     _restore_unpenalised(problem, theta, lower, upper, penalty)
-    slopes = np.abs(adjoint(problem.X, theta))
     limit = penalty
     if problem.penalised:
         limit = penalty * np.broadcast_to(problem.lambda_, problem.n_outputs)[columns]  # type: ignore[arg-type]
+    slopes = np.abs((scales or Scales(problem)).slopes(theta, limit))
     ratio = np.divide(slopes, limit, out=np.zeros_like(slopes), where=limit > 0).max(axis=0)
     ball = np.where(lower == upper, theta, 0.0) if problem.strict else theta
     norm = np.linalg.norm(ball, axis=0)
-    return DualTerms(_support(theta, lower, upper), norm, ratio)
+    support, size = _support(theta, lower, upper)
+    rounding = 4.0 * products.EPS * size
+    if np.any(penalty == 0):  # what x_i^T theta = 0 lacks of zero there
+        rounding += FREE_RESIDUAL * np.linalg.norm(theta, axis=0) * problem.target_norms[columns]
+    return DualTerms(support, norm, ratio, rounding)
 
 
 def dual_bounds(
@@ -264,22 +292,31 @@ def dual_bounds(
     The terms are those of the given columns. Both have shape (G,). theta = 0 is feasible, so no
     bound is below 0; and it is all that can be said where there is no radius.
     """
+    return _scaled_bounds(problem, terms, columns)[:2]
+
+
+def _scaled_bounds(
+    problem: Problem, terms: DualTerms | None, columns: Any = slice(None)
+) -> tuple[Array, Array, Array]:
+    """Return what :func:`dual_bounds` does, and the factor of every output's dual point."""
     unbounded = problem.epsilon is None and not problem.penalised
     if terms is None or unbounded:
         n_groups = 1 if problem.joint else problem.n_outputs
-        return np.zeros(n_groups), np.zeros(n_groups)
+        return np.zeros(n_groups), np.zeros(n_groups), np.zeros(problem.n_outputs)
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         if problem.penalised:
             scale = np.where(terms.norm > 0, -terms.support / terms.norm**2, np.inf)
             scale = np.minimum(np.maximum(scale, 0.0), 1.0 / terms.ratio)
             scale = np.where(np.isfinite(scale), scale, 1.0)
             values = -scale * terms.support - 0.5 * (scale * terms.norm) ** 2
-            floors = np.abs(scale * terms.support)
+            lost = scale * terms.rounding
+            floors, factors = np.abs(scale * terms.support), scale
         else:
             epsilon: Any = problem.epsilon
             if isinstance(epsilon, np.ndarray):
                 epsilon = epsilon[columns]
             support, norm, largest = terms.support, terms.norm, terms.ratio
+            shrink = np.ones_like(norm)
             if problem.joint:
                 shrink = 1.0 / np.maximum(1.0, terms.ratio)
                 support = np.array([np.sum(shrink * support)])
@@ -287,12 +324,15 @@ def dual_bounds(
                 largest = np.array([np.max(shrink * terms.ratio)])
             scale = np.where(largest > 0, 1.0 / largest, 1.0)
             values = scale * (-support - epsilon * norm)
-            floors = scale * (np.abs(support) + epsilon * norm)
+            lost = scale * (np.sum(shrink * terms.rounding) if problem.joint else terms.rounding)
+            floors, factors = scale * (np.abs(support) + epsilon * norm), scale * shrink
     floors = OBJECTIVE_FLOOR * floors
     # A value that overflows, or that is below zero by more than rounding, says nothing. Its floor
     # must not speak for it: along a ray of X^T theta = 0 the floor alone is beyond any objective.
     usable = np.isfinite(values) & (values >= -floors)
-    return np.where(usable, np.maximum(values, 0.0), 0.0), np.where(usable, floors, 0.0)
+    factors = np.where(usable & np.isfinite(factors), factors, 0.0)
+    values = values - lost
+    return np.where(usable, np.maximum(values, 0.0), 0.0), np.where(usable, floors, 0.0), factors
 
 
 def least_radius(problem: Problem, theta: Array) -> Array:
@@ -300,26 +340,34 @@ def least_radius(problem: Problem, theta: Array) -> Array:
 
     With ``X^T theta = 0`` every W has ``dist(X W, K) >= -sigma_K(theta) / ||theta||`` (strict: the
     norm over matched rows, infinite when that is zero: the hard rows alone contradict each other).
-    Outputs whose theta is no ray (see ``RAY_RESIDUAL``) contribute 0.
+    What ``X^T theta`` lacks of zero counts against the bound as far as weights with
+    ``sum ||x_i|| |w_i| <= ESCAPE dist(0, K)`` could use it, so it holds for all of these. Outputs
+    whose theta is no ray (see ``RAY_RESIDUAL``) contribute 0.
 
     Parameters
     ----------
     theta : ndarray of shape (n_samples, n_outputs)
     """
-    column_norms = np.sqrt(squared_column_norms(problem.X))[:, None]
+    scales = Scales(problem)
+    norms = (scales.centred if problem.intercept else scales.norms)[:, None]
     support, norm = np.zeros(problem.n_outputs), np.zeros(problem.n_outputs)
     for columns in output_blocks(problem):
         lower, upper = problem.box(columns)
         ray = _legal(theta[:, columns], lower, upper)
         length = np.linalg.norm(ray, axis=0)
-        is_ray = np.all(np.abs(adjoint(problem.X, ray)) <= RAY_RESIDUAL * column_norms * length, 0)
+        slopes = np.abs(scales.slopes(ray, 1e-4 * RAY_RESIDUAL * norms * length))
+        leak = np.divide(slopes, norms, out=np.zeros_like(slopes), where=norms > 0).max(axis=0)
         if problem.intercept:
-            limit = RAY_RESIDUAL * np.sqrt(problem.n_samples) * length
-            is_ray &= np.abs(ray.sum(axis=0)) <= limit
+            sums = np.abs(extended.column_sums(ray)) / np.sqrt(problem.n_samples)
+            leak = np.maximum(leak, sums)
+        is_ray = leak <= RAY_RESIDUAL * length
         ball = length
         if problem.strict:
             ball = np.linalg.norm(np.where(lower == upper, ray, 0.0), axis=0)
-        support[columns] = np.where(is_ray, -_support(ray, lower, upper), 0.0)
+        ends = np.where(ray != 0, np.where(ray > 0, upper, lower), 0.0)
+        lost = ESCAPE * leak * problem.target_norms[columns]
+        lost += 4.0 * products.EPS * np.sum(np.abs(ends * ray), axis=0)
+        support[columns] = np.where(is_ray, -extended.column_sums(ends * ray) - lost, 0.0)
         # Norms at rounding level are zero: the proof then rests on the hard rows alone.
         norm[columns] = np.where(is_ray & (ball > RAY_RESIDUAL * length), ball, 0.0)
     support = np.where(support > 0, support, 0.0)
@@ -334,56 +382,50 @@ def least_radius(problem: Problem, theta: Array) -> Array:
 
 def output_blocks(problem: Problem) -> Iterator[slice]:
     """Yield slices over the outputs whose float64 arrays stay near ``BLOCK_ENTRIES`` entries."""
-    width = max(1, BLOCK_ENTRIES // problem.n_samples)
+    width = max(1, products.BLOCK_ENTRIES // problem.n_samples)
     for start in range(0, problem.n_outputs, width):
         yield slice(start, min(start + width, problem.n_outputs))
 
 
-def forward(X: Any, W: Any, b: Any = None) -> Array:
-    """Return ``X @ W + b`` in float64, without a float64 copy of X."""
-    Z = np.empty((X.shape[0], W.shape[1]))
-    W = np.asarray(W, dtype=np.float64)
-    for rows in _row_blocks(X):
-        Z[rows] = X[rows].astype(np.float64, copy=False) @ W
-    return Z if b is None else np.add(Z, b, out=Z)
-
-
-def adjoint(X: Any, theta: Array) -> Array:
-    """Return ``X.T @ theta`` in float64, without a float64 copy of X."""
-    result = np.zeros((X.shape[1], theta.shape[1]))
-    for rows in _row_blocks(X):
-        result += X[rows].astype(np.float64, copy=False).T @ theta[rows]
-    return result
-
-
-def _row_blocks(X: Any) -> Iterator[slice]:
-    """One block for float64 (no cast needed), blocks of BLOCK_ENTRIES entries for float32."""
-    height = X.shape[0]
-    if X.dtype != np.float64:
-        height = max(1, BLOCK_ENTRIES // X.shape[1])
-    for start in range(0, X.shape[0], height):
-        yield slice(start, start + height)
-
-
-def squared_column_norms(X: Any) -> Array:
-    """Return ``||x_i||^2`` of every column, float64, dense or sparse."""
-    if sp.issparse(X):
-        return np.asarray(X.astype(np.float64).power(2).sum(axis=0)).ravel()
-    return np.einsum("ij,ij->j", X, X, dtype=np.float64)
-
-
-def _violations(problem: Problem, matched: Array, hard: Array) -> Array:
+def _violations(problem: Problem, matched: Array, hard: Array) -> tuple[Array, Array]:
+    """Return the violations, and by how much the distance exceeds the radius, shape (G,)."""
     norms = problem.target_norms
     if problem.joint:
-        matched, hard, norms = (np.array([np.linalg.norm(v)]) for v in (matched, hard, norms))
+        matched, norms = (np.array([np.linalg.norm(v)]) for v in (matched, norms))
+        hard = np.array([hard.max()])
     if problem.epsilon is None:
-        excess, scale = hard, norms
-    else:
-        epsilon: Any = problem.epsilon
-        scale = np.maximum(epsilon, RADIUS_FLOOR * norms)
-        excess = np.maximum(np.maximum(matched - epsilon, 0.0), hard)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.where(excess > 0, excess / scale, 0.0)
+        return hard, np.zeros_like(hard)
+    epsilon: Any = problem.epsilon
+    excess = np.maximum(matched - epsilon, 0.0)
+    scale = np.maximum(epsilon, radius_floor(problem) * norms)
+    return np.maximum(shares(excess, scale), hard), excess
+
+
+def _worth(
+    problem: Problem, terms: DualTerms | None, factors: Array, price: Array, excess: Array
+) -> Array:
+    """Return what exceeding radius and hard rows is worth at the multipliers, shape (G,)."""
+    if terms is None:
+        return np.zeros_like(excess)
+    hard, norms = factors * price, factors * terms.norm
+    if problem.joint:
+        hard, norms = np.array([hard.sum()]), np.array([np.linalg.norm(norms)])
+    return hard + excess * norms
+
+
+def _checked(problem: Problem, name: str, given: Any) -> Any:
+    """Return an argument of :func:`certify` as an array of the right shape; None stays None."""
+    if given is None:
+        return None
+    N, M = problem.n_inputs, problem.n_outputs
+    shape = {"W": (N, M), "b": (M,), "theta": (problem.n_samples, M)}[name]
+    array = plain_array(name, given)
+    if array.dtype.kind not in "fiub" or array.shape != shape:
+        raise ProblemError(
+            f"{name} must be a real array of shape {shape}, but has dtype {array.dtype} and shape "
+            f"{array.shape}"
+        )
+    return array
 
 
 def _legal(theta: Any, lower: Array, upper: Array) -> Array:
@@ -394,11 +436,11 @@ def _legal(theta: Any, lower: Array, upper: Array) -> Array:
     return theta
 
 
-def _support(theta: Array, lower: Array, upper: Array) -> Array:
-    """Return sigma_K of every column of a legal theta (an infinite end only meets zeros)."""
+def _support(theta: Array, lower: Array, upper: Array) -> tuple[Array, Array]:
+    """Return sigma_K of every column of a legal theta, and the sum of its terms' sizes."""
     ends = np.where(theta > 0, upper, lower)
-    products = np.multiply(ends, theta, out=np.zeros_like(theta), where=theta != 0)
-    return products.sum(axis=0)
+    terms = np.multiply(ends, theta, out=np.zeros_like(theta), where=theta != 0)
+    return extended.column_sums(terms), np.sum(np.abs(terms), axis=0)
 
 
 def _restore_unpenalised(
@@ -415,13 +457,19 @@ def _restore_unpenalised(
         X_free = problem.X[:, np.flatnonzero(penalty[:, j] == 0)]
         columns = np.asarray(X_free.toarray() if sp.issparse(X_free) else X_free, dtype=np.float64)
         if problem.intercept:
+            columns = columns - columns.mean(axis=0)
             columns = np.column_stack([columns, np.ones(problem.n_samples)])
+        size = np.linalg.norm(columns, axis=0)
+        columns = columns[:, size > 0] / size[size > 0]
         rows = free[:, j]
-        # The least change of theta on the rows of free sign, and none elsewhere.
-        change = np.linalg.lstsq(columns[rows].T, columns.T @ theta[:, j], rcond=None)[0]
-        theta[rows, j] -= change
-        size = np.linalg.norm(columns, axis=0) * np.linalg.norm(theta[:, j])
-        if np.any(np.abs(columns.T @ theta[:, j]) > RAY_RESIDUAL * size):
+        for _ in range(3):  # the later passes remove the rounding of the first
+            left = extended.dots(columns, theta[:, j])
+            if np.all(np.abs(left) <= 0.01 * FREE_RESIDUAL * np.linalg.norm(theta[:, j])):
+                break
+            # The least change of theta on the rows of free sign, and none elsewhere.
+            theta[rows, j] -= np.linalg.lstsq(columns[rows].T, left, rcond=None)[0]
+        left = extended.dots(columns, theta[:, j])
+        if np.any(np.abs(left) > FREE_RESIDUAL * np.linalg.norm(theta[:, j])):
             theta[:, j] = 0.0
 
 
@@ -440,5 +488,5 @@ def _balance(selected: Array, theta: Array, which: NDArray[np.bool_]) -> None:
 
 def concatenate_terms(parts: list[DualTerms]) -> DualTerms:
     """Return the terms of some outputs and of those behind them as one."""
-    names = ("support", "norm", "ratio")
+    names = ("support", "norm", "ratio", "rounding")
     return DualTerms(*(np.concatenate([getattr(p, name) for p in parts]) for name in names))

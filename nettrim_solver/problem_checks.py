@@ -31,7 +31,8 @@ def plain_array(name: str, value: Any) -> NDArray[Any]:
     are refused.
     """
     parts = value if isinstance(value, (list, tuple)) else [value]
-    hidden = sum(int(np.ma.getmaskarray(part).sum()) for part in parts if np.ma.isMaskedArray(part))
+    masks = [np.ma.getmaskarray(part) for part in parts if isinstance(part, np.ma.MaskedArray)]
+    hidden = sum(int(np.count_nonzero(mask)) for mask in masks)
     if hidden:
         raise ProblemError(
             f"{name} must hold a value everywhere, but is a masked array that hides {hidden} "
@@ -82,6 +83,11 @@ def checked_matrix(name: str, value: Any, allow_sparse: bool = False) -> Any:
             raise ProblemError(f"{name} must be a dense array, but is scipy.sparse")
         if value.ndim != 2:
             raise ProblemError(f"{name} must have 2 dimensions, but has {value.ndim}")
+        if value.format in ("csr", "csc"):
+            rows, columns = value.shape if value.format == "csr" else value.shape[::-1]
+            fault = csr_fault(value.data, value.indices, value.indptr, rows, columns)
+            if fault is not None:
+                raise ProblemError(f"{name} is no sparse matrix in {value.format} form: {fault}")
         # By dtype, for the entries of LIL and DOK lie in Python lists and dicts.
         dtype = numeric(name, np.empty(0, dtype=value.dtype)).dtype
         matrix = sp.csr_array(value.astype(dtype))
@@ -102,6 +108,28 @@ def checked_matrix(name: str, value: Any, allow_sparse: bool = False) -> Any:
         raise ProblemError(f"{name} must be finite, but holds {count} NaN or infinite entries")
     check_size(name, entries)
     return matrix
+
+
+def csr_fault(data: Any, indices: Any, indptr: Any, n_rows: int, n_columns: int) -> str | None:
+    """Return what is wrong with the parts of a matrix in CSR form, or None.
+
+    scipy's own check looks at the ends of `indptr` alone; what lies between them decides where its
+    compiled loops read and write. (Of a matrix in CSC form rows are columns.)
+    """
+    for name, part in (("data", data), ("indices", indices), ("indptr", indptr)):
+        if part.ndim != 1 or (name != "data" and part.dtype.kind not in "iu"):
+            return f"{name} has dtype {part.dtype} and shape {part.shape}"
+    if len(indptr) != n_rows + 1:
+        return f"indptr must have {n_rows + 1} entries, but has {len(indptr)}"
+    if len(data) < int(indptr[-1]) or len(indices) < int(indptr[-1]):
+        return f"indptr ends at {int(indptr[-1])}, but there are {len(indices)} indices"
+    # int64 first: differences of unsigned numbers do not fall.
+    if indptr[0] != 0 or np.any(np.diff(indptr.astype(np.int64)) < 0):
+        return "indptr must rise from 0"
+    used = indices[: int(indptr[-1])]
+    if len(used) and not (0 <= int(used.min()) and int(used.max()) < n_columns):
+        return f"indices must lie in [0, {n_columns}), but span [{used.min()}, {used.max()}]"
+    return None
 
 
 def check_size(name: str, entries: NDArray[Any]) -> None:

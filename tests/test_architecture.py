@@ -18,10 +18,11 @@ MODULES = {
 #: Each floor may import from itself and from the floors before it. A name stands for the module or
 #: for everything below it.
 FLOORS = [
-    {"exceptions", "status", "checks", "text"},
+    {"exceptions", "status", "checks", "text", "extended"},
     {"activations", "threads", "sample_size"},
     {"problem", "problem_checks", "problem_file"},
     {"plotting"},
+    {"products"},
     {"certificate"},
     {"solution"},
     {"solvers"},

@@ -9,7 +9,7 @@ import scipy.sparse as sp
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nettrim_solver import Problem, certificate, certify, instances, solve
+from nettrim_solver import Problem, certify, instances, products, solve
 from nettrim_solver.certificate import least_radius
 from nettrim_solver.problem import FORMULATIONS, RADII
 
@@ -204,7 +204,8 @@ def test_strict_counts_hard_rows_apart():
     X, Y = np.eye(2), np.array([[2.0], [0.0]])
     problem = Problem(X, Y, epsilon=0.5, formulation="strict", intercept=False)
     judged = certify(problem, np.array([[1.5], [0.2]]))
-    assert judged.violation == pytest.approx(0.2 / 0.5)
+    # The hard row's own scale: its inputs times the weights, in size.
+    assert judged.violation == pytest.approx(0.2 / 0.2)
     assert judged.distance == pytest.approx(np.hypot(0.5, 0.2))
     pooled = certify(problem.replace(formulation="pooled"), np.array([[1.5], [0.2]]))
     assert pooled.violation == pytest.approx(np.hypot(0.5, 0.2) / 0.5 - 1)
@@ -218,6 +219,7 @@ def test_penalised_has_no_radius_to_violate():
     assert judged.violation == 0
     assert judged.objective == pytest.approx(0.5 * 4 + 0.5 * (1 + 9))
     strict = certify(problem.replace(formulation="penalised_strict"), W)
+    # 3 over its own scale, which is cut at that of the targets.
     assert strict.violation == pytest.approx(3 / 2)
     assert strict.objective == pytest.approx(0.5 * 4 + 0.5 * 1)
 
@@ -275,7 +277,7 @@ def test_blocks_do_not_change_the_numbers(monkeypatch, formulation, entries):
     ).problem
     theta = np.random.default_rng(6).standard_normal((30, 5))
     whole = certify(layer, layer.W, layer.b, theta)
-    monkeypatch.setattr(certificate, "BLOCK_ENTRIES", entries)
+    monkeypatch.setattr(products, "BLOCK_ENTRIES", entries)
     blocks = certify(layer, layer.W, layer.b, theta)
     for name in ("objectives", "bounds", "distances", "activation_errors", "gaps"):
         np.testing.assert_allclose(

@@ -21,6 +21,7 @@ from nettrim_solver.solution import RawSolution
 from nettrim_solver.solvers import SOLVERS, SolverInfo, kernels
 from nettrim_solver.solvers.admm import polish
 from nettrim_solver.solvers.admm.factorisation import Factorisation
+from nettrim_solver.solvers.admm.finish import Finish
 
 from .tolerances import TOLERANCE
 
@@ -152,7 +153,7 @@ STAGES = {
     "check": (kernels, "measure"),
     "products": (Factorisation, "project"),
     "polish": (polish, "evaluate"),
-    "infeasibility": (Problem, "least_distance"),
+    "infeasibility": (Finish, "refute"),
 }
 
 

@@ -1,5 +1,9 @@
 """Every compiled loop against its plain numpy definition, the projections against solvers."""
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -474,3 +478,43 @@ def test_the_joint_multiplier_has_the_units_of_rho(size):
     mu = joint_multiplier(norms, rho, 2.0)
     scaled = joint_multiplier(norms * size, rho / size / size, 2.0 * size)
     assert scaled * size * size == pytest.approx(mu, rel=TOLERANCE["joint_multiplier"])
+
+
+CACHED = """
+import warnings
+import numpy as np
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    from nettrim_solver.solvers import kernels
+    beta, squares = np.zeros(1), np.zeros(1)
+    for _ in range(2):
+        kernels.best_constants(np.ones((1, 3)), np.ones((1, 3)), beta, squares)
+    kernels.ball_norms(*[np.ones((1, 3))] * 2, np.zeros(1), *[np.ones((1, 3))] * 2, False, squares)
+print(beta[0], len([w for w in caught if "NUMBA_CACHE_DIR" in str(w.message)]))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("damage", ["truncated index", "truncated code", "no room"])
+def test_a_broken_cache_of_compiled_kernels_costs_a_warning(tmp_path, damage):
+    def run(folder):
+        done = subprocess.run(
+            [sys.executable, "-c", CACHED], capture_output=True, text=True, timeout=300,
+            env=os.environ | {"NUMBA_CACHE_DIR": str(folder)},
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        return done.stdout.split()
+
+    assert run(tmp_path) == ["1.0", "0"]
+    if damage == "no room":
+        (tmp_path / "full").mkdir()
+        (tmp_path / "full" / "file").touch()
+        names = {path.parent.name for path in tmp_path.rglob("*.nbi")}
+        for name in names:  # a file where the folder should be
+            (tmp_path / "full" / name).touch()
+        assert run(tmp_path / "full")[0] == "1.0"
+        return
+    for path in tmp_path.rglob("*.nbi" if damage == "truncated index" else "*.nbc"):
+        path.write_bytes(path.read_bytes()[:40])
+    assert run(tmp_path) == ["1.0", "1"]
+    assert run(tmp_path) == ["1.0", "0"]

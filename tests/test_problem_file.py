@@ -4,6 +4,7 @@ import io
 import json
 import os
 import pickle
+import tracemalloc
 import zipfile
 
 import numpy as np
@@ -338,3 +339,82 @@ def test_a_pipe_is_not_replaced(tmp_path):
 def test_a_folder_is_said_to_be_unreadable(tmp_path):
     with pytest.raises(ProblemFileError, match="cannot be read"):
         load_arrays(tmp_path, "a file")
+
+
+# Files made to do harm ---------------------------------------------------------------------------
+
+
+def crafted(tmp_path, **changes):
+    """A file of a sparse problem, some arrays of which were replaced."""
+    path = tmp_path / "crafted.npz"
+    Problem(SPARSE, Y, epsilon=0.1).save(path)
+    arrays = load_arrays(path, "a problem")
+    for name, value in changes.items():
+        arrays[name] = value(arrays[name]) if callable(value) else value
+    save_arrays(path, arrays)
+    return path
+
+
+CRAFTED = {
+    "indptr runs ahead": {"X_indptr": lambda p: np.r_[0, 200_000, np.zeros(len(p) - 2, int)]},
+    "indptr falls": {"X_indptr": lambda p: np.r_[p[:3], p[1], p[4:]]},
+    "indptr is negative": {"X_indptr": lambda p: np.r_[-5, p[1:]]},
+    "indptr ends beyond": {"X_indptr": lambda p: np.r_[p[:-1], p[-1] + 7]},
+    "indptr is a float": {"X_indptr": lambda p: p.astype(float)},
+    "indptr wraps": {"X_indptr": lambda p: np.r_[p[:-1], 0].astype(np.uint64)},
+    "indptr is a matrix": {"X_indptr": lambda p: p[:, None]},
+    "indices reach beyond": {"X_indices": lambda i: i + 4},
+    "indices are negative": {"X_indices": lambda i: i - 1},
+    "indices are floats": {"X_indices": lambda i: i.astype(float)},
+    "data are too few": {"X_data": lambda d: d[:-1]},
+    "shape is too wide": {"X_shape": np.array([9, 10**12])},
+    "shape is too wide for its entries": {"X_shape": np.array([9, 250_000_000])},
+    "shape is negative": {"X_shape": np.array([9, -4])},
+    "shape is three numbers": {"X_shape": np.array([9, 4, 1])},
+    "shape is a float": {"X_shape": np.array([9.0, 4.0])},
+}
+
+
+@pytest.mark.parametrize("changes", CRAFTED.values(), ids=CRAFTED)
+def test_crafted_sparse_arrays_are_refused_before_scipy_sees_them(tmp_path, changes):
+    with pytest.raises(ProblemError):
+        Problem.load(crafted(tmp_path, **changes))
+
+
+@pytest.mark.parametrize("format", ["csr", "csc"])
+def test_crafted_sparse_inputs_in_memory_are_refused_too(format):
+    matrix = SPARSE.asformat(format)
+    matrix.indptr[1] = 200_000
+    with pytest.raises(ProblemError, match=f"X is no sparse matrix in {format} form: indptr"):
+        Problem(matrix, Y, epsilon=0.1)
+
+
+def test_files_that_unpack_to_far_more_than_their_size_are_refused_unread(tmp_path):
+    path = tmp_path / "bomb.npz"
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(
+        header, {"descr": "<f8", "fortran_order": False, "shape": (2**26,)}
+    )
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        with archive.open("X.npy", "w") as member:
+            member.write(header.getvalue())
+            for _ in range(2**9):
+                member.write(bytes(2**20))
+    tracemalloc.start()
+    with pytest.raises(ProblemFileError, match="unpacks to"):
+        load_arrays(path, "a problem")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2**24
+
+
+def test_headers_that_ask_for_more_than_there_is_are_refused_unread(tmp_path):
+    path = tmp_path / "liar.npz"
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(
+        header, {"descr": "<f8", "fortran_order": False, "shape": (2**40,)}
+    )
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("X.npy", header.getvalue())
+    with pytest.raises(ProblemFileError, match="asks for"):
+        load_arrays(path, "a problem")

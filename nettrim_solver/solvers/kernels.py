@@ -12,7 +12,9 @@ lower < upper).
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import numba
@@ -24,12 +26,57 @@ FAST = {"contract", "reassoc"}
 TILE = 64
 
 
+class _Cache:
+    """Numba's cache of one function, for which the function is compiled where it fails.
+
+    A file that was cut off, a full disk or a folder that went away make it raise whatever pickle or
+    the system raises, in every process, without naming a file.
+    """
+
+    warned = False
+
+    def __init__(self, cache: Any) -> None:
+        self._cache = cache
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._cache, name)
+
+    def load_overload(self, *args: Any) -> Any:
+        """Return the compiled function, or None."""
+        try:
+            return self._cache.load_overload(*args)
+        except Exception as error:
+            self._warn("read", error)
+            with suppress(Exception):
+                self._cache.flush()  # so that the next process finds none instead of a broken one
+            return None
+
+    def save_overload(self, *args: Any) -> None:
+        """Save a compiled function, if that is possible."""
+        try:
+            self._cache.save_overload(*args)
+        except Exception as error:
+            self._warn("written", error)
+
+    def _warn(self, what: str, error: Exception) -> None:
+        if not _Cache.warned:
+            _Cache.warned = True
+            text = (
+                f"the compiled kernels in {self._cache.cache_path} cannot be {what} ({error!r}); "
+            )
+            text += "they are compiled in this process. Set NUMBA_CACHE_DIR to another folder"
+            warnings.warn(text, RuntimeWarning, stacklevel=2)
+
+
 def _compiled(function: Callable[..., Any]) -> Any:
     """Compile on first use, cached on disk where a cache can be written."""
     try:
-        return numba.njit(function, nogil=True, cache=True, fastmath=FAST)
+        compiled = numba.njit(function, nogil=True, cache=True, fastmath=FAST)
     except RuntimeError:  # no writable cache directory: compile anew in every process
         return numba.njit(function, nogil=True, fastmath=FAST)
+    if hasattr(compiled, "_cache"):
+        compiled._cache = _Cache(compiled._cache)
+    return compiled
 
 
 def _advance(S, Z, shift, lower, upper, epsilon, shrink, fixed, strict, relaxation, sums):  # type: ignore[no-untyped-def]

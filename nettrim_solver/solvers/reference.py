@@ -13,8 +13,9 @@ import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
-from ..certificate import RADIUS_FLOOR, forward, least_radius
+from ..certificate import forward, least_radius
 from ..problem import Problem
+from ..products import radius_floor
 from ..solution import RawSolution
 from ..status import Status
 
@@ -146,7 +147,7 @@ def prefer_zero(
     else:
         epsilon: Any = problem.epsilon
         radius = float(np.broadcast_to(epsilon, problem.n_outputs)[columns.start])
-        allowed = tol_feas * max(radius, RADIUS_FLOOR * scale)
+        allowed = tol_feas * max(radius, radius_floor(problem) * scale)
         radius += allowed
     for zero, offset in candidates:
         matched, hard = _distances(problem, columns, zero, offset)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -31,6 +31,9 @@ Array = NDArray[np.float64]
 #: Problems (P N M) from which on workers share the outputs: on smaller ones they take longer to
 #: hand over the interpreter's lock than to do the work (docs/performance.md).
 SHARED_FROM = 20_000_000
+
+#: Iterations after which outputs small enough for :mod:`.finish` are left to it.
+FIRST_ITERATIONS = 200
 
 
 @dataclass(frozen=True)
@@ -93,6 +96,7 @@ class Settings:
 
 def solve(problem: Problem, settings: Settings, context: Context) -> RawSolution:
     """Solve all outputs; see :func:`nettrim_solver.solve`."""
+    from .finish import finish, fits
     from .joint import solve_joint
     from .run import Run
     from .separable import solve_all
@@ -109,13 +113,18 @@ def solve(problem: Problem, settings: Settings, context: Context) -> RawSolution
         workers, size = None, problem.n_samples * problem.n_inputs * problem.n_outputs
         if context.n_threads > 1 and size >= SHARED_FROM:
             workers = stack.enter_context(ThreadPoolExecutor(context.n_threads))
-        run = Run(problem, settings, context, factorisation, workers)
+        small = settings.polish and settings.max_iter >= FIRST_ITERATIONS
+        small &= fits(problem, problem.n_outputs if problem.joint else 1)
+        first = replace(settings, max_iter=FIRST_ITERATIONS) if small else settings
+        run = Run(problem, first, context, factorisation, workers, small)
         if problem.joint:
             solve_joint(run)
         else:
             solve_all(run)
-        seconds = {"setup": setup, **run.seconds}
-    return _raw(run, seconds)
+        raw = _raw(run, {"setup": setup, **run.seconds})
+        if small:
+            raw = finish(problem, raw, settings, context)
+    return raw
 
 
 def _raw(run: Any, seconds: dict[str, float]) -> RawSolution:

@@ -36,6 +36,9 @@ KAPPA = 2e-3
 #: rounding; with an intercept they can contribute nothing.
 CONSTANT_COLUMN = 1e-12
 
+#: Rows of X that are cast or centred at a time.
+ROWS = 4096
+
 #: Outputs up to which X is multiplied by the kernels for few of them; and its transpose, where no
 #: more than this share of the entries is nonzero or the outputs are very few (docs/performance.md).
 FEW, VERY_FEW = 32, 6
@@ -256,8 +259,8 @@ def _product(X: Any, transpose_first: bool) -> Array:
         X = X.astype(np.float64)
         return X @ X.T
     gram = np.zeros((X.shape[1], X.shape[1]))
-    for start in range(0, X.shape[0], 4096):
-        rows = X[start : start + 4096].astype(np.float64)
+    for start in range(0, X.shape[0], ROWS):
+        rows = X[start : start + ROWS].astype(np.float64)
         gram += rows.T @ rows
     return gram
 
@@ -265,8 +268,8 @@ def _product(X: Any, transpose_first: bool) -> Array:
 def _centred_gram(X: Any, mean: Array) -> Array:
     """Return the Gram matrix of X about its means: subtracting them later would cancel digits."""
     gram = np.zeros((X.shape[1], X.shape[1]))
-    for start in range(0, X.shape[0], 4096):
-        rows = X[start : start + 4096] - mean
+    for start in range(0, X.shape[0], ROWS):
+        rows = X[start : start + ROWS] - mean
         gram += rows.T @ rows
     return gram
 
@@ -288,8 +291,8 @@ def _column_statistics(X: Any, centre: bool) -> tuple[Array, Array]:
         return np.zeros(X.shape[1]), np.sqrt(np.einsum("ij,ij->j", X, X, dtype=np.float64))
     mean = X.mean(axis=0, dtype=np.float64)
     total, squares = np.zeros(X.shape[1]), np.zeros(X.shape[1])
-    for start in range(0, n_samples, 4096):
-        rows = X[start : start + 4096].astype(np.float64)
+    for start in range(0, n_samples, ROWS):
+        rows = X[start : start + ROWS].astype(np.float64)
         squares += np.einsum("ij,ij->j", rows, rows)
         rows -= mean
         total += np.einsum("ij,ij->j", rows, rows)

@@ -19,7 +19,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from ...certificate import RADIUS_FLOOR
+from ...products import radius_floor
 from ...status import Status
 from .feasibility import refute
 from .landing import land, move
@@ -30,7 +30,7 @@ from .shared import Shared
 Index = NDArray[np.int64]
 
 #: Most values of lambda tried. The bracket halves at worst, and the steps are exact near the end.
-ROUNDS = 60
+ROUNDS, SMALL_ROUNDS = 60, 6
 
 #: Relative distance from the radius up to which a warm start replaces the first ADMM run.
 NEAR = 0.05
@@ -120,7 +120,7 @@ def _find_multiplier(run: Run) -> bool:
     """Move lambda until the distances meet the radius; return whether they do, all proved."""
     answer, problem = run.answer, run.problem
     epsilon = float(problem.epsilon)  # type: ignore[arg-type]
-    scale = max(epsilon, RADIUS_FLOOR * float(np.linalg.norm(problem.target_norms)))
+    scale = max(epsilon, radius_floor(run.problem) * float(np.linalg.norm(problem.target_norms)))
     known = answer.lambda_[np.isfinite(answer.lambda_) & (answer.lambda_ > 0)]
     if not len(known) and _idle(run):
         return True
@@ -129,7 +129,7 @@ def _find_multiplier(run: Run) -> bool:
     first, low, high, miss, failures, landings = lambda_, 0.0, np.inf, np.inf, 0, LANDINGS
     stalls = 0
     _solve_at(run, lambda_, np.flatnonzero(~answer.proved))
-    for _ in range(ROUNDS):
+    for _ in range(SMALL_ROUNDS if run.small else ROUNDS):
         if answer.proved.all() and landings > 0 and known.size:
             landings -= 1
             if land(run, _solve_at):

@@ -24,9 +24,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ...certificate import RADIUS_FLOOR
+from ...products import radius_floor
 from .. import polish_kernels
-from .newton import NO_ROWS
+from .newton import NO_ROWS, missed_rows
 from .run import Run
 
 Array = NDArray[np.float64]
@@ -53,7 +53,8 @@ class Survey:
     """What is known of every output at its own multiplier, float64 of shape (n_outputs,).
 
     Its squared distances over the ball's rows and the hard ones, l1 norm, dual value and gap, the
-    largest ``|x_i^T theta| / c_i``, the norm of theta over the ball's rows, and ``q``.
+    largest ``|x_i^T theta| / c_i``, the norm of theta over the ball's rows, ``q``, and the largest
+    excess of a hard row in units of its own scale.
     """
 
     square: Array
@@ -64,6 +65,7 @@ class Survey:
     ratio: Array
     norm: Array
     slope: Array
+    missed: Array
 
     def follow(self, run: Run, multipliers: Array) -> None:
         """Move all outputs along their lines to these multipliers; the squares are foretold."""
@@ -79,7 +81,7 @@ def land(run: Run, solve_at: Callable[[Run, float, Index], None]) -> bool:
     multiplier: a distance of few digits, which is all that tiny ones have, makes a poor dual point.
     """
     epsilon = float(run.problem.epsilon)  # type: ignore[arg-type]
-    floor = RADIUS_FLOOR * float(np.linalg.norm(run.problem.target_norms))
+    floor = radius_floor(run.problem) * float(np.linalg.norm(run.problem.target_norms))
     slack = run.tolerances.feas * max(epsilon, floor)
     for _ in range(SURVEYS):
         survey = take_survey(run)
@@ -88,10 +90,12 @@ def land(run: Run, solve_at: Callable[[Run, float, Index], None]) -> bool:
         bound = np.sum(scale * survey.value) - epsilon * np.linalg.norm(scale * survey.norm)
         close = np.sqrt(survey.square.sum()) - epsilon <= slack
         close &= np.sqrt(survey.excess.sum()) <= MISSED * slack
+        missing = survey.missed > MISSED * run.tolerances.feas
+        close &= not missing.any()
         # A distance a little beyond the radius is worth an objective below the bound.
         if close and abs(survey.objective.sum() - bound) <= ACCEPTED * allowed:
             return True
-        stale = ~np.isfinite(survey.gap)
+        stale = ~np.isfinite(survey.gap) | missing
         stale[_largest(survey.excess, PLANNED * (MISSED * slack) ** 2)] = True
         plan = _plan(run, survey, epsilon, PLANNED * allowed, stale)
         if plan is None:
@@ -205,7 +209,7 @@ def move(run: Run, columns: Index, multipliers: Array) -> None:
 def take_survey(run: Run) -> Survey:
     """Evaluate every output where it is, set theta and squares, and complete the lines."""
     M = run.problem.n_outputs
-    survey = Survey(*(np.empty(M) for _ in range(8)))
+    survey = Survey(*(np.empty(M) for _ in range(9)))
     run.in_chunks(
         M, lambda part: _survey_chunk(run, np.arange(part.start, part.stop), survey), SURVEYED
     )
@@ -228,6 +232,12 @@ def _survey_chunk(run: Run, columns: Index, survey: Survey) -> None:
             nu = np.where(hard, lambda_[k] * answer.theta[:, j], 0.0)
         polish_kernels.conditions(Z[k], lower[k], upper[k], hard, nu, f.intercept, Y[k], sums)
         answer.beta[j] += sums[5]
+        survey.missed[j] = 0.0
+        if run.problem.strict:
+            survey.missed[j] = missed_rows(
+                f, Z[k], lower[k], upper[k], V[k], float(answer.beta[j]),
+                float(run.row_targets[j]),
+            )  # fmt: skip
         answer.square[j], survey.excess[j] = sums[:2]
         survey.value[j] = -sums[3] / lambda_[k]
         ball = Y[k][~hard] if run.problem.strict else Y[k]

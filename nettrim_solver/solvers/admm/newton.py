@@ -10,10 +10,11 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from ...products import weight_sizes
 from .. import polish_kernels
 from .factorisation import Factorisation
 from .model import Model, hard_weight
-from .working_set import WorkingSet
+from .working_set import WorkingSet, gather
 
 Array = NDArray[np.float64]
 Index = NDArray[np.int64]
@@ -91,7 +92,8 @@ class Output:
     multiplier. ``miss`` is how far they are from that, ``length`` what it is measured against, and
     ``stiffness`` what a hard row weighs against a ball row.
 
-    An answer counts after `least` sweeps: tangents are those of a step.
+    An answer counts after `least` sweeps: tangents are those of a step. ``target`` is the distance
+    of zero from the box; with ``strict`` rows between their ends count by their own scale.
     """
 
     name: int
@@ -109,6 +111,8 @@ class Output:
     tangent: Array
     tangent_beta: float
     tangent_nu: tuple[Index, Array]
+    target: float = 0.0
+    strict: bool = False
     carried: Mask | None = None
     share: float = 1.0
     stiffness: float = STIFFNESS
@@ -157,6 +161,26 @@ class Output:
             length = np.sqrt(_square(self.nu[self.carried]))
             if length > 0.0:
                 self.share = min(self.epsilon / length, CARRIED_SHARE)
+
+
+def missed_rows(
+    factorisation: Factorisation, z: Array, lower: Array, upper: Array, V: Array, beta: float,
+    target: float,
+) -> float:  # fmt: skip
+    """Return the largest excess of a row between its ends, in units of the row's own scale.
+
+    As the judge measures it (:meth:`nettrim_solver.products.Scales.rows`).
+    """
+    ends = np.clip(z, lower, upper)
+    rows = np.flatnonzero((lower < upper) & (z != ends))
+    if not len(rows):
+        return 0.0
+    inputs = np.abs(gather(factorisation, rows, np.arange(len(V)), np.float64))[:, -len(V) :]
+    size = weight_sizes(V[:, None], np.ones((len(V), 1)), target)
+    scale = inputs @ size[:, 0] + abs(beta) + np.abs(ends[rows])
+    if target > 0.0:
+        scale = np.minimum(scale, target)
+    return float(np.max(np.abs(z[rows] - ends[rows]) / np.maximum(scale, 1e-300)))
 
 
 def carry(output: Output, unit: float, theta: NDArray[np.floating]) -> None:

@@ -46,7 +46,15 @@ from numpy.typing import NDArray
 
 from .. import polish_kernels
 from .factorisation import Factorisation
-from .newton import DAMPED_START, LEAST_DAMPING, NO_ROWS, Output, plan_step, take_step
+from .newton import (
+    DAMPED_START,
+    LEAST_DAMPING,
+    NO_ROWS,
+    Output,
+    missed_rows,
+    plan_step,
+    take_step,
+)
 
 Array = NDArray[np.float64]
 
@@ -110,6 +118,12 @@ def polish(
             active, zip(*evaluate(factorisation, active), strict=True), strict=True
         ):
             output.proved = _solved(output, gradient, sums, tolerances)
+            if output.proved and output.strict:
+                missed = missed_rows(
+                    factorisation, z, output.lower, output.upper, output.V, output.beta,
+                    output.target,
+                )  # fmt: skip
+                output.proved = missed <= tolerances.feas
             over = output.sweep == min(tolerances.sweeps, output.progress + PATIENCE)
             done = over or (output.proved and output.sweep >= output.least)
             if not done:

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...certificate import RADIUS_FLOOR
 from ...problem import Problem
+from ...products import radius_floor, row_targets
 from ...status import Status
 from .. import Context, Progress, kernels
 from .factorisation import Factorisation
@@ -73,8 +73,9 @@ class Run:
 
     def __init__(
         self, problem: Problem, settings: Any, context: Context, factorisation: Factorisation,
-        workers: Executor | None,
+        workers: Executor | None, small: bool = False,
     ) -> None:  # fmt: skip
+        self.small = small  # and so finished by another method
         self.problem, self.settings, self.context = problem, settings, context
         self.factorisation, self.workers = factorisation, workers
         self.seconds = {"admm": 0.0, "polish": 0.0}
@@ -84,6 +85,7 @@ class Run:
             settings.polish_sweeps,
         )
         self.natural = np.ones(problem.n_outputs)
+        self.row_targets = row_targets(problem)
         self.tries = np.zeros(problem.n_outputs, dtype=np.int64)
         M, N, P = problem.n_outputs, problem.n_inputs, problem.n_samples
         self.answer = Answer(
@@ -251,12 +253,12 @@ class Run:
         if self.problem.joint:
             # The outputs share the radius that their violations are measured against.
             share = float(self.problem.epsilon) / np.sqrt(self.problem.n_outputs)  # type: ignore[arg-type]
-            scale = max(share, RADIUS_FLOOR * target)
+            scale = max(share, radius_floor(self.problem) * target)
         hard = lower < upper if self.problem.strict else None
         radius = equality = np.inf
         if epsilon is not None:
             radius = equality = float(epsilon)
-            scale = max(radius, RADIUS_FLOOR * target)
+            scale = max(radius, radius_floor(self.problem) * target)
             point, idle = radius == 0, not np.isfinite(multiplier)
             # Without a force on the ball its rows are free here (and looked at afterwards), or they
             # are hard when the ball is a point; lambda is then only the unit of the multipliers.
@@ -277,6 +279,7 @@ class Run:
             tangent=self.answer.tangent[column].copy(),
             tangent_beta=float(self.answer.tangent_beta[column]),
             tangent_nu=self.answer.tangent_nu[column], least=int(self.problem.joint),
+            strict=self.problem.strict, target=float(self.row_targets[column]),
         )  # fmt: skip
         if (attempt := self.tries[column] % CARRIED_EVERY) == 1:
             output.stiffness = STIFFER
