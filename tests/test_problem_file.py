@@ -401,7 +401,7 @@ def test_files_that_unpack_to_far_more_than_their_size_are_refused_unread(tmp_pa
             for _ in range(2**9):
                 member.write(bytes(2**20))
     tracemalloc.start()
-    with pytest.raises(ProblemFileError, match="unpacks to"):
+    with pytest.raises(ProblemFileError, match="is compressed .* times, and would take"):
         load_arrays(path, "a problem")
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
@@ -416,5 +416,5 @@ def test_headers_that_ask_for_more_than_there_is_are_refused_unread(tmp_path):
     )
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("X.npy", header.getvalue())
-    with pytest.raises(ProblemFileError, match="asks for"):
+    with pytest.raises(ProblemFileError, match="is not a problem"):
         load_arrays(path, "a problem")

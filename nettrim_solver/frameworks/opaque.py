@@ -39,6 +39,11 @@ class Opaque(Operation):
     gives: Shape
 
     @property
+    def takes_integers(self) -> bool:
+        """Whether the function is given whole numbers."""
+        return bool(getattr(self.function, "takes_integers", False))
+
+    @property
     def unpruned(self) -> dict[str, tuple[int, int]]:
         """Weights of the part, by name."""
         return dict(getattr(self.function, "unpruned", {}))

@@ -3,16 +3,13 @@ r"""Fine-tune a pruned network to the output of the trained one, on mixtures of 
 With F the pruned network as a function of its nonzero weights and intercepts v, and T the trained
 one, both before a last softmax,
 
-.. math:: \min_v \mathrm E_{x} \left[ \frac{\|F_v(x) - T(x)\|^2}{\mathrm E\|T\|^2}
-          + \beta \tau^2\, \mathrm{KL}\big(\sigma(T(x) / \tau)\, \|\, \sigma(F_v(x) / \tau)\big)
-          \right],
+.. math:: \min_v \mathrm E_{x} \|F_v(x) - T(x)\|^2.
 
-the second term only where the output is a distribution over classes. Neither needs labels, so x
-need not be a sample: the expectation is over mixtures ``x = a x_i + (1 - a) x_j`` of two samples,
-of which there are far more than samples. That keeps a network with more weights than samples from
-fitting these alone. The steps are those of Adam on small batches, with a rate that is proportional
-to the size of each layer's weights and to what the network misses at the start: where pruning
-changed little, little is changed.
+That needs no labels, so x need not be a sample: the expectation is over mixtures
+``x = a x_i + (1 - a) x_j`` of two samples, of which there are far more than samples. They keep a
+network with more weights than samples from fitting these alone. The steps are those of Adam on
+small batches, at a rate that is proportional to the size of each layer's weights and to the error
+at the start: where pruning changed little, little is changed.
 
 References
 ----------
@@ -36,7 +33,6 @@ from ..status import Status
 from .calibration import Calibration
 from .downstream import before_softmax
 from .graph import Network
-from .operations import Softmax
 from .progress import Ended
 from .trainable import Trainable
 
@@ -66,27 +62,19 @@ class DistillationSettings:
         output at the start (its root, at most 1).
     mixing : float
         Of the Beta distribution that mixtures are drawn from; 0 takes the samples themselves.
-    classes : float
-        Weight beta of the divergence, for networks that end in a softmax or are said to classify;
-        0 by default, for it raised the error and not the accuracy where it was measured.
-    temperature : float
-        What outputs are divided by in the divergence.
     """
 
     epochs: int = 120
     batch_size: int = 100
     rate: float = 0.3
     mixing: float = 1.0
-    classes: float = 0.0
-    temperature: float = 2.0
 
     def validate(self) -> None:
         """Raise SettingsError for a setting out of range."""
         check_integer("epochs", self.epochs, 0)
         check_integer("batch_size", self.batch_size, 1)
-        for name in ("rate", "mixing", "classes"):
+        for name in ("rate", "mixing"):
             check_number(name, getattr(self, name), 0.0, np.inf, closed=True)
-        check_number("temperature", self.temperature, 0.0, np.inf)
 
 
 class Distillation:
@@ -100,8 +88,6 @@ class Distillation:
     names : iterable of str
         The layers to be fitted.
     settings : DistillationSettings
-    classifier : bool or None
-        Whether the outputs are scores of classes; None where a last softmax says so.
     seed : int
         Of the order of the samples and of the mixtures.
 
@@ -113,21 +99,19 @@ class Distillation:
     Attributes
     ----------
     network : Network
-        `pruned` with the latest weights, in its own dtype.
+        `pruned` with the latest weights, in its own dtype; or as it is, if they err no less.
     error : float
         Squared error of the output of `pruned` on the samples, relative to the output.
     """
 
     def __init__(
         self, original: Network, pruned: Network, data: Calibration, names: Iterable[str],
-        settings: DistillationSettings | None = None, *, classifier: bool | None = None,
-        seed: int = 0,
+        settings: DistillationSettings | None = None, *, seed: int = 0,
     ) -> None:  # fmt: skip
         self.pruned, self.network, self.names = pruned, pruned, tuple(names)
         self.settings = settings or DistillationSettings()
         self.settings.validate()
         end = before_softmax(original)
-        self.classifier = ends_in_softmax(original) if classifier is None else classifier
         self.teacher = Trainable(original, end)
         self.student = Trainable(pruned, end, self.names)
         self.X = np.concatenate(
@@ -135,12 +119,11 @@ class Distillation:
         )
         self.rng = np.random.default_rng(seed)
         self.targets = targets = self.teacher(self.X, data.batch_size)
-        residual = self.student(self.X, data.batch_size) - targets
         self.scale = float(np.mean(np.square(targets, dtype=np.float64))) * targets[0].size
-        total = float(np.mean(np.square(residual, dtype=np.float64))) * targets[0].size
-        if not np.isfinite(total + self.scale):
+        self.batch_size = data.batch_size
+        self.error = self._error()
+        if not np.isfinite(self.error):
             raise ProblemError("the outputs of both networks must be within float32 on the samples")
-        self.error = total / self.scale if self.scale else 0.0
 
     def run(self, check: Callable[[float], object] = lambda share: None) -> Status | None:
         """Take all steps; return why they ended early, None if they did not.
@@ -162,10 +145,16 @@ class Distillation:
             status = Status.INTERRUPTED
         else:
             status = None
-        found = [*self.student.weights.values(), *self.student.b.values()]
-        if all(np.isfinite(values).all() for values in found):
-            self.network = self.pruned.replace(self.student.pruned(self.names))
+        with np.errstate(over="ignore", invalid="ignore"):
+            if self._error() < self.error:
+                self.network = self.pruned.replace(self.student.pruned(self.names))
         return status
+
+    def _error(self) -> float:
+        """Return the squared error of the output on the samples, relative to the output."""
+        residual = self.student(self.X, self.batch_size) - self.targets
+        total = float(np.mean(np.square(residual, dtype=np.float64))) * self.targets[0].size
+        return total / self.scale if self.scale else 0.0
 
     def _descend(self, steps: int, check: Callable[[float], object]) -> None:
         adam = Adam(self.student, min(LARGEST_RATE, self.settings.rate * self.error**0.5))
@@ -182,7 +171,8 @@ class Distillation:
             else:
                 targets = self.targets[chosen]
             signals = self.student.forward(X)
-            above = self._above(signals[self.student.end], targets)
+            residual = signals[self.student.end] - targets
+            above = np.float32(2.0 / (self.scale * len(X))) * residual
             adam.step(self.student.backward(signals, above), schedule(step, steps))
 
     def _mixed(self, X: Array) -> Array:
@@ -192,15 +182,6 @@ class Distillation:
         share = share.reshape(-1, *[1] * (X.ndim - 1))
         others = self.X[self.rng.integers(0, len(self.X), len(X))]
         return share * X + (1 - share) * others
-
-    def _above(self, outputs: Array, targets: Array) -> Array:
-        """Return the gradient of the mean loss with respect to the outputs."""
-        found = np.float32(2.0 / self.scale) * (outputs - targets)
-        if self.classifier and self.settings.classes:
-            tau = np.float32(self.settings.temperature)
-            difference = _softmax(outputs / tau) - _softmax(targets / tau)
-            found += np.float32(self.settings.classes) * tau * difference
-        return found / np.float32(len(outputs))
 
 
 class Adam:
@@ -242,15 +223,3 @@ def schedule(step: int, steps: int) -> float:
     """Return the share of the rate: a short rise, then half a cosine down to the last rate."""
     rise = min(1.0, (step + 1) / (WARM_UP * steps + 1))
     return rise * (LAST_RATE + (1 - LAST_RATE) * 0.5 * (1 + float(np.cos(np.pi * step / steps))))
-
-
-def ends_in_softmax(network: Network) -> bool:
-    """Return whether the network's output is that of a softmax."""
-    end, last = before_softmax(network), network.output.name
-    behind = [op for op in network.operations if end in network.ancestors(op.name) | {op.name}]
-    return end != last and any(isinstance(op, Softmax) for op in behind)
-
-
-def _softmax(scores: Array) -> Array:
-    exponentials = np.exp(scores - scores.max(axis=-1, keepdims=True))
-    return exponentials / exponentials.sum(axis=-1, keepdims=True)

@@ -153,6 +153,11 @@ class Embedding(Operation):
         self._set("table", table)
 
     @property
+    def takes_integers(self) -> bool:
+        """Its input holds rows of the table."""
+        return True
+
+    @property
     def unpruned(self) -> dict[str, tuple[int, int]]:
         """The entries of the table."""
         return {self.name: count_zeros(self.table)}

@@ -59,6 +59,11 @@ class Operation(ABC):
         self._set("inputs", inputs)
 
     @property
+    def takes_integers(self) -> bool:
+        """Whether its input holds whole numbers, such as the rows of a table."""
+        return False
+
+    @property
     def kind(self) -> str:
         """What the operation is: its class in lower case, ``max_pool2d`` for MaxPool2d."""
         return re.sub("(?<=[a-z])(?=[A-Z])", "_", type(self).__name__).lower()

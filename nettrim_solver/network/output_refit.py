@@ -35,9 +35,11 @@ def is_convolutional(network: Network) -> bool:
 def refit_settings(network: Network, epochs: int) -> DistillationSettings:
     """Return the settings of the refit of a network.
 
-    Mixtures of samples serve dense networks; a sample of a convolution has many rows as it is.
+    Mixtures of samples serve dense networks. A sample of a convolution has many rows as it is, and
+    whole numbers cannot be mixed.
     """
-    mixing = 0.0 if is_convolutional(network) else 1.0
+    whole = any(op.takes_integers for op in network.operations)
+    mixing = 0.0 if whole or is_convolutional(network) else 1.0
     return DistillationSettings(epochs=epochs, mixing=mixing)
 
 
@@ -84,7 +86,7 @@ def refit_output(
     ProblemError, SettingsError
         For unusable arguments, or networks that differ in more than weights.
     UnsupportedError
-        If the gradient of an operation behind a layer is not known: a part that a framework
+        If the gradient of an operation after a layer is not known: a part that a framework
         computes.
 
     Notes
@@ -96,6 +98,7 @@ def refit_output(
     Examples
     --------
     >>> import numpy as np
+    >>> from nettrim_solver import Recipe
     >>> from nettrim_solver.network import Activate, Dense, Network, prune_network
     >>> rng = np.random.default_rng(0)
     >>> network = Network([
@@ -103,7 +106,7 @@ def refit_output(
     ...     Dense(rng.standard_normal((12, 3)), np.zeros(3), name="scores"),
     ... ])
     >>> X = rng.standard_normal((300, 20))
-    >>> pruned = prune_network(network, X, sparsity=0.5, solver="alps").network
+    >>> pruned = prune_network(network, X, sparsity=0.5, recipe=Recipe(steps="alps")).network
     >>> refitted = refit_output(network, pruned, X)
     >>> refitted.nnz == pruned.nnz
     True
