@@ -28,6 +28,9 @@ SINGLE_RADIUS_FLOOR = 1e-2
 #: extended precision.
 PRECISE = 1e-8
 
+#: What distances are compared with where there is no radius, over the norm of the targets.
+WITHOUT_RADIUS = 1e-4
+
 #: Least size of a weight in the scale of a row, over the norm of all weights of its output, in
 #: columns of unit length; and the share of the targets below which an output's weights are none, so
 #: that the targets take their place.
@@ -121,11 +124,12 @@ class Scales:
         """Return ``X @ W + b`` of some outputs, in extended precision where rounding would show."""
         Z = forward(self.X, W, b)
         problem, size = self.problem, self.norms @ np.abs(W)
-        scale = RADIUS_FLOOR * problem.target_norms[columns]
+        scale = WITHOUT_RADIUS * problem.target_norms[columns]
         if problem.epsilon is not None:
+            scale = 1e-4 * RADIUS_FLOOR * problem.target_norms[columns]
             share = np.broadcast_to(problem.epsilon, problem.n_outputs)[columns]
             share = share / np.sqrt(problem.n_outputs) if problem.joint else share
-            scale = np.maximum(share, 1e-4 * scale)
+            scale = np.maximum(share, scale)
         with np.errstate(invalid="ignore", over="ignore"):
             coarse = EPS * np.sqrt(problem.n_inputs) * size > PRECISE * scale
         coarse &= np.isfinite(size) & (size > 0)
