@@ -9,6 +9,7 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from .activations import RANGE_SLACK, Activation
+from .checks import as_array
 from .exceptions import ProblemError
 
 
@@ -30,26 +31,9 @@ def plain_array(name: str, value: Any) -> NDArray[Any]:
     numpy dtype (bfloat16) becomes float32. Hidden entries of a masked array have no value, so they
     are refused.
     """
-    parts = value if isinstance(value, (list, tuple)) else [value]
-    masks = [np.ma.getmaskarray(part) for part in parts if isinstance(part, np.ma.MaskedArray)]
-    hidden = sum(int(np.count_nonzero(mask)) for mask in masks)
-    if hidden:
-        raise ProblemError(
-            f"{name} must hold a value everywhere, but is a masked array that hides {hidden} "
-            "entries; fill them or drop their samples"
-        )
     if callable(getattr(value, "detach", None)):
         value = _detached(name, value)
-    try:
-        array = np.asarray(value)
-    except ValueError as error:
-        raise ProblemError(f"{name} must be an array of numbers, but was ragged: {error}") from None
-    except Exception as error:
-        # Whatever a foreign array type raises where it cannot be one of numpy's.
-        raise ProblemError(
-            f"{name} must be an array of numbers, but is a {type(value).__name__} that numpy "
-            f"cannot read: {error}"
-        ) from None
+    array = as_array(name, value)
     return array.astype(np.float32) if array.dtype.name == "bfloat16" else array
 
 

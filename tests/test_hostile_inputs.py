@@ -29,7 +29,9 @@ def test_masked_entries_are_refused_wherever_they_hide(name, as_list):
     values[(0,) * values.ndim] = np.ma.masked
     if as_list and values.ndim == 1:
         pytest.skip("a list of masked numbers is no masked array")
-    with pytest.raises(ProblemError, match=rf"{name} must hold a value everywhere.*hides 1 entr"):
+    with pytest.raises(
+        ProblemError, match=rf"{name} must have no masked entries, but 1 are masked"
+    ):
         Problem(**arguments | {name: list(values) if as_list else values}, radius="per_output")
 
 
