@@ -90,9 +90,14 @@ def as_array(name: str, value: Any) -> NDArray[Any]:
         array = np.asarray(value)
         if array.dtype == object and hasattr(value, "to_numpy") and array.ndim == 2:
             return _table(name, value)
-    except (ValueError, TypeError, RuntimeError, NotImplementedError) as error:
+    except Exception as error:
+        # Whatever a foreign array type raises where it cannot be one of numpy's.
         said = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ProblemError(f"{name} must be an array of numbers: {said}{_steps(value)}") from None
+        ragged = isinstance(value, (list, tuple)) and isinstance(error, ValueError)
+        what = "was ragged" if ragged else f"is a {type(value).__name__} that numpy cannot read"
+        raise ProblemError(
+            f"{name} must be an array of numbers, but {what}: {said}{_steps(value)}"
+        ) from None
     return array
 
 
