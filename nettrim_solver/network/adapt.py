@@ -28,7 +28,7 @@ FOR_TOLERANCE: dict[str, Any] = {
 TO_COUNT = [{"step": "l0", "damping": 1e-3, "rounds": 4}]
 
 #: Preliminary passes.
-PASSES = 1
+PASSES = 3
 
 
 def adapted(recipe: Recipe, network: Network, budget: Budget) -> tuple[Recipe, tuple[str, ...]]:

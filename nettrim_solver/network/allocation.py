@@ -42,8 +42,9 @@ from .spreading import (
 
 Method = Literal["output_error", "shape", "tolerance", "uniform"]
 
-#: Exponents of the splits by shape (:func:`.spread_by_shape`) that are tried.
-EXPONENTS = (0.4, 0.8)
+#: Exponents of the splits by shape (:func:`.spread_by_shape`) that are tried, without and with
+#: convolutions.
+EXPONENTS, CONVOLUTION_EXPONENTS = (0.4, 0.8), (0.8, 1.3)
 
 #: Layers up to which paths are measured for one budget; of more layers the shapes decide.
 MOST_LAYERS = 20
@@ -285,7 +286,9 @@ class Allocator:
         if self.method in ("uniform", "tolerance") or self.paths or len(self.layers) == 1:
             self.prepare(total)
             return self.spread(total)
-        splits = [spread_by_shape(self.layers, total, exponent) for exponent in EXPONENTS]
+        convolutions = any(layer.kind == "conv2d" for layer in self.layers.values())
+        exponents = CONVOLUTION_EXPONENTS if convolutions else EXPONENTS
+        splits = [spread_by_shape(self.layers, total, exponent) for exponent in exponents]
         measured = self.method == "output_error" and len(self.layers) <= MOST_LAYERS
         if measured:
             self.prepare(total)
