@@ -51,6 +51,11 @@ class OnnxNode(Operation):
         return f"onnx {self.operator}"
 
     @property
+    def takes_integers(self) -> bool:
+        """Whether an input of the node is a tensor of integers or booleans."""
+        return any(source.dtype.kind in "iub" for source in self.sources)
+
+    @property
     def unpruned(self) -> dict[str, tuple[int, int]]:
         """Weights of the node, by its name."""
         return {self.name: self.weights} if self.weights[0] else {}

@@ -44,7 +44,7 @@ Method = Literal["output_error", "shape", "tolerance", "uniform"]
 
 #: Exponents of the splits by shape (:func:`.spread_by_shape`) that are tried, without and with
 #: convolutions.
-EXPONENTS, CONVOLUTION_EXPONENTS = (0.4, 0.8), (0.8, 1.3)
+EXPONENTS, CONVOLUTION_EXPONENTS = (0.4, 0.8), (1.0, 1.3)
 
 #: Layers up to which paths are measured for one budget; of more layers the shapes decide.
 MOST_LAYERS = 20
