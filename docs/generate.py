@@ -3,7 +3,8 @@
 - ``settings.md``: solvers, statuses and settings, from the registry and the docstrings;
 - the table of activations in ``mathematics.md``, from their classes;
 - the sections of ``mathematics/pruners.md``, from the registry of solvers;
-- the tables of ``depth.md`` and ``limits.md``, from files under benchmarks/results;
+- the tables of ``depth.md``, ``limits.md``, ``best-recipe.md`` and the README, from files under
+  benchmarks/results;
 - ``gallery/*.png``: the pictures of ``gallery.md``, by the very code that stands there.
 
 Tests compare the pages with what would be written.
@@ -23,7 +24,9 @@ import numpy as np
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
+from benchmarks.ablation import describe  # noqa: E402
 from benchmarks.pages import table, write_between  # noqa: E402
+from benchmarks.trials import chosen, mean  # noqa: E402
 from nettrim_solver import Status  # noqa: E402
 from nettrim_solver.activations import ACTIVATIONS  # noqa: E402
 from nettrim_solver.solvers import ALL_FORMULATIONS, SOLVERS  # noqa: E402
@@ -32,6 +35,8 @@ from nettrim_solver.solvers.pruning import PruningSettings  # noqa: E402
 DEPTH_MARKS = ("<!-- tables of depth.json -->", "<!-- end of the tables -->")
 ACTIVATION_MARKS = ("<!-- activations -->", "<!-- end of the activations -->")
 PRUNER_MARKS = ("<!-- descriptions -->", "<!-- end of the descriptions -->")
+README_MARKS = ("<!-- table of lenet.json -->", "<!-- end of the table -->")
+ABLATION_MARKS = ("<!-- ablation table -->", "<!-- end of the ablation table -->")
 LIMITS_MARKS = ("<!-- figures of result files -->", "<!-- end of the figures -->")
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 ENTRY = re.compile(r"^(\w[\w, ]*)(?: : (.*))?$")
@@ -290,6 +295,36 @@ def limits_table():
     return "\n".join(table(["what", "figure", "from"], rows))
 
 
+#: Columns of the README's table, by the names of their recipes in the result file.
+README_RECIPES = {
+    "magnitude": "plain magnitude", "alps": "ALPS", "fast": "`recipe=\"fast\"`",
+    "best": "`recipe=\"best\"`",
+}  # fmt: skip
+
+
+def result_of(name):
+    """Return the result of a benchmark."""
+    path = HERE.parent / "benchmarks" / "results" / f"{name}.json"
+    return json.loads(path.read_text(encoding="utf-8"))["result"]
+
+
+def readme_table():
+    """Return accuracies by sparsity, and seconds, of the methods of the README."""
+    result = result_of("lenet")
+    rows = chosen(result["rows"], samples=1000)
+    lines = []
+    for zeros in sorted({row["zeros_asked"] for row in rows}):
+        cells = [
+            f"{mean(chosen(rows, recipe=name, zeros_asked=zeros), 'score'):.4f}"
+            for name in README_RECIPES
+        ]
+        lines.append([f"{zeros:.0%}", *cells])
+    seconds = [f"{mean(chosen(rows, recipe=name), 'cpu_seconds'):.1f}" for name in README_RECIPES]
+    lines.append(["CPU seconds", *seconds])
+    (dense,) = result["dense"].values()
+    return "\n".join(table([f"zeros (dense {dense:.4f})", *README_RECIPES.values()], lines))
+
+
 def gallery_examples():
     """Return the examples of the gallery: each a whole script."""
     return BLOCK.findall((HERE / "gallery.md").read_text(encoding="utf-8"))
@@ -302,6 +337,8 @@ def main():
     write_between(HERE / "mathematics" / "pruners.md", PRUNER_MARKS, pruner_sections())
     write_between(HERE / "depth.md", DEPTH_MARKS, depth_tables())
     write_between(HERE / "limits.md", LIMITS_MARKS, limits_table())
+    write_between(HERE.parent / "README.md", README_MARKS, readme_table())
+    write_between(HERE / "best-recipe.md", ABLATION_MARKS, describe(result_of("ablation")))
     (HERE / "gallery").mkdir(exist_ok=True)
     with contextlib.chdir(HERE / "gallery"):
         for code in gallery_examples():

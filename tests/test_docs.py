@@ -94,6 +94,9 @@ def test_generated_pages_are_those_of_the_code(generate):
     assert generate.pruner_sections() in read(ROOT / "docs" / "mathematics" / "pruners.md"), again
     assert generate.depth_tables() in read(ROOT / "docs" / "depth.md"), again
     assert generate.limits_table() in read(ROOT / "docs" / "limits.md"), again
+    assert generate.readme_table() in read(ROOT / "README.md"), again
+    ablation = generate.describe(generate.result_of("ablation"))
+    assert ablation.strip() in read(ROOT / "docs" / "best-recipe.md"), again
 
 
 def test_every_setting_of_every_solver_is_on_its_page(generate):
