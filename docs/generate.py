@@ -302,12 +302,6 @@ README_RECIPES = {
 }  # fmt: skip
 
 
-def result_of(name):
-    """Return the result of a benchmark."""
-    path = HERE.parent / "benchmarks" / "results" / f"{name}.json"
-    return json.loads(path.read_text(encoding="utf-8"))["result"]
-
-
 def readme_table():
     """Return accuracies by sparsity, and seconds, of the methods of the README."""
     result = result_of("lenet")
