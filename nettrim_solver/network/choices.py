@@ -1,4 +1,4 @@
-"""What is done to each layer: the arguments of a run, resolved by name, pattern and kind."""
+"""What is done to each layer: the recipe, resolved by name, pattern and kind."""
 
 from __future__ import annotations
 
@@ -192,7 +192,7 @@ def open_layers(network: Network, recipe: Recipe) -> dict[str, Layer]:
     Raises
     ------
     SettingsError
-        If there are none, or for overrides that cannot be read.
+        If there are none, or for exceptions that cannot be read.
     """
     names = without_budget(_chosen(network, recipe))
     if not names:

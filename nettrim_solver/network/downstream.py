@@ -1,4 +1,4 @@
-r"""What the outputs of a layer are worth to the network: weights for their errors.
+r"""Weights for the errors of a layer's outputs, by how far each moves the network's output.
 
 A change d of the output j of a layer moves the network's output by about :math:`J_j d`. The errors
 of a layer's outputs cost the network the least together where each counts by
@@ -50,13 +50,14 @@ def downstream_weights(
     Parameters
     ----------
     network : Network
-        As trained, or pruned before: what its other layers do not listen to counts little.
+        The trained network, or a pruned one: outputs that its later layers do not use get small
+        weights.
     name : str
-        The layer. Its outputs are disturbed behind the activation that follows it.
+        The layer. Its outputs are perturbed after the activation that follows it.
     data : Calibration
         Samples are drawn from all of it.
     seed : int
-        Decides which, and the signs.
+        Seed of the samples and the signs.
 
     Returns
     -------
@@ -65,7 +66,7 @@ def downstream_weights(
 
     Notes
     -----
-    For n outputs the part of the network behind the layer is evaluated on 128 n samples. The data
+    For n outputs the part of the network after the layer is evaluated on 128 n samples. The data
     are read once.
     """
     layer, end = network.layer(name), before_softmax(network)
@@ -124,7 +125,7 @@ def _changes(
 
 
 def _behind_activation(network: Network, name: str) -> str:
-    """Return the name of the signal behind the activation that alone takes a layer's output."""
+    """Return the name of the output of the activation that alone takes a layer's output."""
     users = network.consumers(name)
     if len(users) == 1 and isinstance(users[0], (Activate, Dropout)):
         return _behind_activation(network, users[0].name)

@@ -7,7 +7,7 @@ recipes are the ones that most people want:
 
 ==============  ====================================================================================
 ``"best"``      the best we know for the budget, adapted to the network (the default)
-``"fast"``      nearly as good, at a few times the cost of one layer-wise pruning by ALPS
+``"fast"``      the same in short, at a few times the cost of one layer-wise pruning by ALPS
 ``"net-trim"``  the paper's convex program for every budget, with a proof for every layer
 ==============  ====================================================================================
 
@@ -161,12 +161,11 @@ class Recipe:
         the network's output (:func:`.downstream_weights`). Radius, gap and violation are then those
         of the weighted outputs.
     passes : int
-        Number of preliminary prunings by "alps". Each measures the output weights at the network
-        that the one before it left. Needs ``output_weights="downstream"``.
+        Number of preliminary passes by "alps"; each measures the output weights at the result of
+        the previous one. Needs ``output_weights="downstream"``.
     output_refit : int
-        Epochs of a final refit of all remaining weights together, so that the network's output
-        approaches that of the trained one (:func:`.refit_output`). It takes no labels. No radius or
-        gap is then that of the weights.
+        Epochs of a final joint fit of all remaining weights to the trained network's output
+        (:func:`.refit_output`), without labels. Radius and gap then refer to the weights before it.
     max_rows : int or inf
         Most rows of a layer that are used: samples; of a convolution (sample, position) pairs.
     resolution : float

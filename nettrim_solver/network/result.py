@@ -146,7 +146,7 @@ class Trial:
     Attributes
     ----------
     stage : {"probe", "final"}
-        Whether by the cheap solver, or by the one that was asked for.
+        Whether made by the quick pruner or by the recipe.
     nnz : int
         Nonzero weights of the network.
     budgets : dict of str to int
@@ -154,7 +154,7 @@ class Trial:
     value : float
         Its accuracy, or the relative error of its output.
     met : bool
-        Whether that is what was demanded.
+        Whether it meets the budget.
     seconds : float
     """
 
@@ -211,7 +211,7 @@ class PruningResult:
     trials : tuple of Trial
         All networks that a search tried, in order.
     paths : dict of str to LayerPath
-        What was measured of the layers to spread the budget; for another call.
+        Measured paths of the layers; can be passed to :func:`.allocate`.
     """
 
     network: Network

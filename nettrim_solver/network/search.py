@@ -1,9 +1,9 @@
-"""A network pruned to a budget of its own: so many weights, or the sparsest that meets a demand.
+"""A network pruned to a budget of its own: so many weights, or the sparsest that meets a target.
 
-A number of weights is spread over the layers (:mod:`.allocation`), and the network is pruned with
-that. Where the number itself is to be found, networks are tried: first with a cheap solver until it
-is known roughly, then with the one that was asked for. Nothing relies on the error growing with
-the zeros: the answer is the sparsest network that was tried and met the demand.
+A number of weights is shared out over the layers (:mod:`.allocation`), and the network is pruned
+with that. Where the number itself is to be found, networks are tried: first with a quick pruner,
+which brackets it, then with the recipe. Nothing relies on the error growing with the zeros: the
+answer is the sparsest network that was tried and met the target.
 """
 
 from __future__ import annotations
