@@ -158,6 +158,18 @@ def test_a_lower_floor_gives_a_sparser_network():
     assert found[0] > found[1] > found[2]
 
 
+@pytest.mark.parametrize("largest", [3e-3, 1e-3, 1e-4])
+def test_the_search_ends_at_all_weights_where_nothing_else_will_do(largest):
+    """The l1 program with one weight less errs by more than the quick pruner."""
+    rng = np.random.default_rng(0)
+    network = Network([
+        Dense(rng.standard_normal((20, 16)) / 4, np.zeros(16)), Activate("relu"),
+        Dense(rng.standard_normal((16, 4)) / 4, np.zeros(4)),
+    ])  # fmt: skip
+    result = search(network, rng.standard_normal((300, 20)), max_error=largest, n_threads=1)
+    assert result.output_error <= largest and result.status == "optimal"
+
+
 def test_everything_down_to_the_least_is_tried():
     result = search(NETWORK, X, accuracy=lambda network: 1, min_accuracy=0,
                               steps="magnitude")  # fmt: skip

@@ -122,6 +122,7 @@ class Run:
         """Compile what the solvers need, so that no layer is charged for it."""
         pipelines = {one.steps for one in map(self.choices.get, self.to_prune) if one is not None}
         warm_up(pipelines, self.budget, self.original.dtype, self.tell_compiling)
+        self.started = time.perf_counter()
 
     def tell_compiling(self) -> None:
         """Call the user's callback before something is compiled."""

@@ -257,6 +257,9 @@ class Search:
         start = round(FIRST * allocator.most)
         start = self._bracket("probe", start, PROBE_STEP, PROBE_WIDTH)
         self._bracket("final", start, FINAL_STEP, self.recipe.resolution)
+        if "final" not in self.best:
+            # A bracket ends below its upper end: all weights were not tried.
+            self.try_total("final", allocator.most)
 
     def _bracket(self, stage: str, start: int, step: float, width: float) -> int:
         """Try totals, and return the smallest that met the demand before one that did not.
