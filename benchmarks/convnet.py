@@ -51,14 +51,14 @@ IMAGES = 1000
 WANTED = {0.8: 0.985, 0.9: 0.978}
 
 
-def trials(seeds: int, quick: bool) -> Iterator[Trial]:
+def trials(seeds: int, quick: bool, name: str) -> Iterator[Trial]:
     """Yield what is to be run."""
     if quick:
         for recipe in ("best", "magnitude"):
-            yield Trial("mnist-8", recipe, 0.8, 100, 0)
+            yield Trial(name, recipe, 0.8, 100, 0)
         return
     for seed, zeros, recipe in product(range(seeds), ZEROS, ("best", "fast", "alps", "magnitude")):
-        yield Trial("mnist-8", recipe, zeros, IMAGES, seed)
+        yield Trial(name, recipe, zeros, IMAGES, seed)
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
@@ -72,7 +72,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         return {"file": run_file(data, path, result.network)}
 
     rows = run_trials(
-        "convnet", args, trials(args.seeds, quick), {data.name: data}, RECIPES, written
+        "convnet", args, trials(args.seeds, quick, data.name), {data.name: data}, RECIPES, written
     )
     torch_rows: list[dict[str, Any]] = []
     if find_spec("torch") is not None and not args.recipes:

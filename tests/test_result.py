@@ -104,7 +104,9 @@ def test_every_step_of_a_pipeline_has_its_own_figures(options):
         assert (last.nnz, last.distance) == (report.nnz, report.distance)
         assert last.error == pytest.approx(report.error, rel=TOLERANCE["reordered"])
         assert first.gap < 1e-6 and last.gap is None
-        assert first.status is Status.OPTIMAL and last.status is report.status
+        # Of a strict count the weights set back to zero may be worth more than the gap allows.
+        proved = Status.OPTIMAL, *([Status.PRUNED] if "formulation" in options else [])
+        assert first.status in proved and last.status is report.status
     # The first layer gets the same inputs in both runs.
     first, alone = result.layers[0].stages[0], convex.layers[0]
     figures = (first.nnz, first.distance, first.error, first.gap)

@@ -548,13 +548,6 @@ def test_the_eight_lines_of_the_docstring():
     assert tuned == [names["pruned"]] and (names["pruned"][3].weight == 0).any()
 
 
-def test_the_code_of_the_page_on_networks():
-    page = Path(__file__).parents[1] / "docs" / "networks.md"
-    blocks = re.findall(r"^```py\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
-    (code,) = (block for block in blocks if "import torch" in block)
-    exec(code, {})
-
-
 def test_the_code_of_the_page_on_frameworks():
     page = (Path(__file__).parents[1] / "docs" / "frameworks.md").read_text()
     section = page.partition("\n## PyTorch\n")[2].partition("\n## ")[0]
