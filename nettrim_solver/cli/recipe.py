@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 #: The named recipes, and what they are for.
 PURPOSES = {
     "best": "the best we know for the budget, adapted to the network (the default)",
-    "fast": "nearly as good, at a few times the cost of one layer-wise pruning by alps",
+    "fast": "the same in short, at a few times the cost of one layer-wise pruning by alps",
     "net-trim": "the paper's convex program for every budget, with a proof for every layer",
 }
 
