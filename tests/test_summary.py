@@ -85,12 +85,10 @@ def test_verdicts_of_every_shape_are_found(result, expected):
     assert dict(summary.verdicts("any", result)) == expected
 
 
-def test_agreement_and_regression_are_judged_by_their_counts():
+def test_agreement_is_judged_by_its_counts():
     part = {"n_problems": 3, "n_agree": 3, "n_proved": 2}
     found = summary.verdicts("agreement", {"random": part, "planted": part})
     assert [met for _, met in found] == [True, False, True, False]
-    trials = {"trials": [0] * 4, "whole": 4, "within_bound": 3}
-    assert [met for _, met in summary.verdicts("regression", trials)] == [True, False]
 
 
 def test_the_command_writes_the_page_and_no_result(results, capsys):
