@@ -197,6 +197,7 @@ def test_a_network_of_one_layer_needs_no_allocation():
     network = Network([Dense(mlp().layer("W0").W, None, name="only")])
     result = prune_network(network, X, sparsity=0.5)
     assert result.recipe.allocation == "uniform" and "nothing to allocate" in result.notes[0]
+    assert result.recipe.output_weights == "equal" and result.recipe.passes == 0
     assert result.nnz == round(0.5 * network.n_weights)
 
 

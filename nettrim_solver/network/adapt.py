@@ -77,6 +77,8 @@ def _for_count(
     if len(names) < 2:
         chosen["allocation"] = "uniform"
         notes.append("one layer shares the budget: there is nothing to allocate")
+    if len(network.layers) < 2:
+        chosen["output_weights"] = "equal"  # What a single layer gives is the network's output.
     try:
         end = before_softmax(network)
         kept = trial.skip
