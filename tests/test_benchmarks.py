@@ -10,6 +10,7 @@ import pytest
 import nettrim_solver
 from benchmarks import __main__ as harness
 from benchmarks import (
+    ablation,
     compare,
     compare_known,
     compare_layers,
@@ -18,6 +19,7 @@ from benchmarks import (
     layer_references,
     layer_report,
     pages,
+    within_radius,
 )
 from benchmarks.environment import environment
 from benchmarks.layer import N_REFERENCE, TARGETS, Layer, all_cases, time_cases
@@ -218,6 +220,23 @@ def test_a_quick_count_search(results, monkeypatch, capsys):
     assert result["worst_ratio"] == max(row["ratio"] for row in result["rows"])
     assert result["met"] == (result["worst_ratio"] <= count_search.TARGET)
     assert "gaussian, scope output" in capsys.readouterr().out
+
+
+def test_a_quick_ablation(results, capsys):
+    assert harness.main(["ablation", "--quick"]) == 0
+    result = json.loads((results / "ablation-quick.json").read_text())["result"]
+    errors = {row["recipe"]: row["output_error"] for row in result["rows"]}
+    assert set(errors) == set(ablation.PARTS)
+    assert errors["best"] < errors["no refit to the output"]
+    assert "dense" in capsys.readouterr().out
+
+
+def test_a_quick_run_within_the_radius(results, capsys):
+    assert harness.main(["within_radius", "--quick"]) == 0
+    (row,) = json.loads((results / "within_radius-quick.json").read_text())["result"]["rows"]
+    assert row["met"] and row["proved"] and row["violation"] <= within_radius.KEPT
+    assert row["zeros"] > row["convex_zeros"] and row["output_error"] <= row["output_bound"]
+    assert "met: digits" in capsys.readouterr().out
 
 
 def test_a_quick_comparison(results, capsys):

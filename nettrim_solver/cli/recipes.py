@@ -31,9 +31,9 @@ COMMENTS = {
     "gamma": "In a cascade the radius grows to gamma times what the trained weights need: from 1\n"
              "on they keep it. 0 takes the tolerance as it is.",
     "strict_bound": "Bounds of a strict cascade: clipped (the paper's), or trained.",
-    "allocation": "How a budget of the network is shared out among its layers: uniform; shape (small\n"
-                  "layers denser); tolerance (equal errors); output_error (where it costs the\n"
-                  "network's output least).",
+    "allocation": "How a budget of the network is shared out among its layers: uniform; shape\n"
+                  "(small layers denser); tolerance (equal errors); output_error (where it costs\n"
+                  "the network's output least).",
     "output_weights": "How errors of a layer's outputs are weighted: equal; or downstream, by how\n"
                       "far each moves the network's output.",
     "passes": "Preliminary prunings, which measure those weights on a pruned network.",

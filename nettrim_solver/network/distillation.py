@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 from ..checks import check_integer, check_number
 from ..exceptions import ProblemError
 from ..status import Status
+from ..threads import limit_threads
 from .calibration import Calibration
 from .downstream import before_softmax
 from .graph import Network
@@ -43,6 +44,9 @@ DECAY, SQUARE_DECAY, TINY = 0.9, 0.99, 1e-12
 
 #: Fraction of the steps in which the rate rises, and what is left of it at the end.
 WARM_UP, LAST_RATE = 0.05, 0.02
+
+#: Flops of a product below which several threads are of no use.
+SMALL_PRODUCT = 2e8
 
 #: Largest rate relative to the weights: steps of a tenth of them diverge in convolutions.
 LARGEST_RATE = 0.04
@@ -137,7 +141,7 @@ class Distillation:
         if not (self.names and steps and self.error > 0):
             return None
         try:
-            with np.errstate(over="ignore", invalid="ignore"):
+            with limit_threads(self._threads()), np.errstate(over="ignore", invalid="ignore"):
                 self._descend(steps, check)
         except Ended as end:
             status: Status | None = end.status
@@ -149,6 +153,11 @@ class Distillation:
             if self._error() < self.error:
                 self.network = self.pruned.replace(self.student.pruned(self.names))
         return status
+
+    def _threads(self) -> int | None:
+        """Return one thread for small products, which a busy BLAS pool slows; else no limit."""
+        largest = max(self.pruned.layer(name).W.size for name in self.names)
+        return 1 if 2 * self.settings.batch_size * largest < SMALL_PRODUCT else None
 
     def _error(self) -> float:
         """Return the squared error of the output on the samples, relative to the output."""
